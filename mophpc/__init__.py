@@ -1,0 +1,35 @@
+"""Model Hopper Parallelism on MPI.
+
+Many deep-learning configs are trained at once over one copy of the data: the shards stay put, one
+or more per rank, and the models hop. `import mophpc` is light; torch, zarr and MPI are imported
+by what needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mophpc.experiment import Data, Experiment, Objective, Schedule
+    from mophpc.run.start import run
+    from mophpc.train.task import Task
+
+__version__ = "0.1.0"
+__all__ = ["Data", "Experiment", "Objective", "Schedule", "Task", "__version__", "run"]
+
+_ROOMS = {
+    "Data": "mophpc.experiment",
+    "Experiment": "mophpc.experiment",
+    "Objective": "mophpc.experiment",
+    "Schedule": "mophpc.experiment",
+    "Task": "mophpc.train.task",
+    "run": "mophpc.run.start",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'mophpc' has no attribute '{name}'")
+    return getattr(import_module(_ROOMS[name]), name)

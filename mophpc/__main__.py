@@ -1,0 +1,5 @@
+"""`python -m mophpc`."""
+
+from mophpc.cli import main
+
+main()

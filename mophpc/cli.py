@@ -1,0 +1,233 @@
+"""The command line. Heavy libraries are imported inside each command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mophpc.errors import InterruptError, MophpcError, RunError, UserError
+from mophpc.launcher import launched_rank, launched_ranks
+
+if TYPE_CHECKING:
+    from mophpc.hop.collectives import Group
+
+app = typer.Typer(
+    help="Model Hopper Parallelism: train many configs at once over one copy of the data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="'digits', a folder of IDX files or of images per class, a .npz, a .npy or a "
+            "folder of them, or file.py:function that returns a dataset."
+        ),
+    ],
+    store: Annotated[Path, typer.Argument(help="Folder to make.")],
+    shards: Annotated[int, typer.Option(min=1, help="How many; at least one per rank.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the one shuffle of the rows.")] = 0,
+    valid: Annotated[
+        float,
+        typer.Option(help="Share of rows for validation, where the source has no split for it."),
+    ] = 0.1,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize images to this many pixels, squared.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store.")] = False,
+) -> None:
+    """Make a sharded dataset store. Under mpirun, each rank writes its own shards.
+
+    Example: mophpc prepare digits digits.zarr --shards 4
+    """
+    from mophpc.data import prepare as prepare_store
+
+    group = _group()
+    info = prepare_store(
+        source,
+        store,
+        num_shards=shards,
+        seed=seed,
+        valid_fraction=valid,
+        image_size=image_size,
+        overwrite=overwrite,
+        group=group,
+    )
+    if group is None or group.rank == 0:
+        print(
+            f"{store}: {info.rows} training rows in {info.num_shards} shards, "
+            f"{info.valid_rows} validation rows, {info.nbytes / 1e6:.1f} MB"
+        )
+
+
+@app.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(help="Folder made by 'mophpc prepare'.")],
+    check: Annotated[bool, typer.Option("--check", help="Read all and verify checksums.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a store.
+
+    Example: mophpc inspect digits.zarr --check
+    """
+    from mophpc.data import check_store, open_store
+    from mophpc.report.store import describe_store
+
+    info = open_store(store)
+    damage = check_store(store) if check else []
+    if as_json:
+        record = describe_store(info) | ({"damage": damage} if check else {})
+        print(json.dumps(record, indent=1))
+    else:
+        for name, value in describe_store(info).items():
+            print(f"{name:<16} {value}")
+        if check and not damage:
+            print(f"{'checked':<16} all checksums are right")
+    for problem in damage:
+        print(f"mophpc: {problem}", file=sys.stderr)
+    if damage:
+        raise typer.Exit(UserError.exit_status)
+
+
+@app.command()
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="TOML file.")],
+    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="How many ranks to plan for.")],
+    epochs: Annotated[int, typer.Option(min=1, help="How many epochs to show.")] = 2,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture of the schedule here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an experiment and print its schedule, without MPI and before any queue.
+
+    Example: mophpc plan launch/experiments/digits.toml --ranks 4
+    """
+    from mophpc.experiment import load_experiment
+    from mophpc.preview import preview
+
+    found = preview(load_experiment(experiment), ranks)
+    if svg is not None:
+        from mophpc.files import write_whole
+
+        write_whole(svg, found.svg())
+    print(json.dumps(found.record(), indent=1) if as_json else found.text(epochs))
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")],
+    transport: Annotated[
+        str, typer.Option(help="'mpi', or 'local': ranks are threads that take turns.")
+    ] = "mpi",
+    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="For 'local' only.")] = 1,
+    progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train every config; start it with mpirun or srun, one process per rank.
+
+    Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
+    """
+    from mophpc.experiment import load_experiment
+    from mophpc.report.results import print_table
+    from mophpc.run.start import run as run_experiment
+
+    _one_of("--progress", progress, ("auto", "bar", "lines", "off"))
+    _one_of("--transport", transport, ("mpi", "local"))
+    found = load_experiment(experiment)
+    results = run_experiment(found, out, transport=transport, ranks=ranks, progress=progress)
+    if _is_root():
+        if as_json:
+            print(json.dumps(results.record(), indent=1))
+        else:
+            print_table(results)
+            print(f"run folder: {out}")
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", help="Config id or name; all by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train configs again along their routes, in plain torch, and compare every byte.
+
+    Example: mophpc verify runs/first --config 3
+    """
+    from mophpc.verify import verify as verify_run
+
+    verdicts = []
+    for verdict in verify_run(run, config or []):
+        verdicts.append(verdict)
+        if not as_json:
+            print(verdict)
+    equal = sum(verdict.equal for verdict in verdicts)
+    if as_json:
+        print(json.dumps([verdict.record() for verdict in verdicts], indent=1))
+    else:
+        print(f"{equal} of {len(verdicts)} configs are equal to sequential training")
+    if equal != len(verdicts):
+        raise typer.Exit(1)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option} is '{value}'; allowed: {', '.join(allowed)}")
+
+
+def _group() -> Group | None:
+    """Return the ranks that the launcher started, or None where this process is alone."""
+    launched = launched_ranks(os.environ)
+    if launched is None or launched[0] == 1:
+        return None
+    from mophpc.hop.collectives import Group
+    from mophpc.hop.mpi import MpiTransport, check_launch
+
+    check_launch()
+    return Group(MpiTransport())
+
+
+def _is_root() -> bool:
+    return launched_rank(os.environ) == 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a mistake ends it with one sentence and exit status 2."""
+    status = 0
+    try:
+        status = app(arguments, standalone_mode=False) or 0
+    except typer.Exit as stop:
+        status = stop.exit_code
+    except MophpcError as error:
+        # A failure inside a run has been said where it happened.
+        if _is_root() and not isinstance(error, RunError):
+            print(f"mophpc: {error}", file=sys.stderr)
+        status = error.exit_status
+    except (KeyboardInterrupt, BrokenPipeError):
+        status = InterruptError.exit_status
+    except Exception as error:
+        status = _usage(error)
+    sys.exit(status)
+
+
+def _usage(error: Any) -> int:
+    """Show a mistake in the command line's words; raise what is not one."""
+    if not hasattr(error, "format_message"):
+        raise error
+    if _is_root():
+        print(f"mophpc: {error.format_message()} (see --help)", file=sys.stderr)
+    return UserError.exit_status

@@ -1,0 +1,100 @@
+"""The errors of mophpc.
+
+MophpcError                 everything that mophpc raises on purpose
+├── UserError               exit status 2: what was given, what is allowed, how to fix it
+│   ├── ExperimentError     the TOML file, the `Experiment`, or the user's `build`
+│   ├── SourceError         the input of `mophpc prepare`
+│   ├── StoreError          a dataset that is missing, foreign, half-written or damaged
+│   ├── RunFolderError      a run folder that cannot be used
+│   └── LaunchError         the launcher, the number of ranks, the MPI library
+├── PlanError               a schedule that breaks an invariant (a bug, or a plan edited by hand)
+├── StateError              a config's state that cannot be carried or does not fit its layout
+├── HopError                a message that is not what the plan promised
+├── RunError                anything that failed inside a run, with the place where it did
+└── InterruptError          a signal asked the run to stop
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class MophpcError(Exception):
+    """Base of every error that mophpc raises on purpose."""
+
+    exit_status = 1
+
+
+class UserError(MophpcError):
+    """A user's mistake; the message is one sentence that says how to fix it."""
+
+    exit_status = 2
+
+
+class ExperimentError(UserError, ValueError):
+    """The experiment (TOML, `Experiment` or `build`) is not what it should be."""
+
+
+class SourceError(UserError, ValueError):
+    """The source given to `mophpc prepare` cannot be read."""
+
+
+class StoreError(UserError, ValueError):
+    """The dataset store is missing, foreign, half-written or damaged."""
+
+
+class RunFolderError(UserError, ValueError):
+    """The run folder cannot be used as asked."""
+
+
+class LaunchError(UserError, RuntimeError):
+    """The launcher, the number of ranks or the MPI library does not fit the run."""
+
+
+class PlanError(MophpcError, ValueError):
+    """A plan breaks an invariant of the schedule."""
+
+
+class StateError(MophpcError, ValueError):
+    """A config's state cannot be carried from rank to rank, or does not fit its layout."""
+
+
+class HopError(MophpcError, RuntimeError):
+    """A message is not what the plan promised."""
+
+
+class InterruptError(MophpcError):
+    """A signal asked the run to stop."""
+
+    exit_status = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a run something happened; unknown parts are None."""
+
+    rank: int
+    num_ranks: int
+    host: str
+    config: str | None = None
+    epoch: int | None = None
+    shard: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"rank {self.rank} of {self.num_ranks} on {self.host}"]
+        if self.config is not None:
+            parts.append(f"config {self.config}")
+        if self.epoch is not None:
+            parts.append(f"epoch {self.epoch}")
+        if self.shard is not None:
+            parts.append(f"shard {self.shard}")
+        return ", ".join(parts)
+
+
+class RunError(MophpcError, RuntimeError):
+    """Something failed inside a run."""
+
+    def __init__(self, place: Place, cause: str) -> None:
+        super().__init__(f"{place}: {cause}")
+        self.place = place
+        self.cause = cause

@@ -1,0 +1,57 @@
+"""Timed records of what each rank does: facts for analysis, one JSON line each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mophpc.files import LineWriter
+
+KINDS = (
+    "load",  # shard, rows, nbytes: a shard was read
+    "probe",  # config: its state was laid out
+    "visit",  # config, epoch, shard, rows: training, with binding the state and letting it go
+    "eval",  # config, epoch
+    "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send or receive
+    "wait",  # config, step: the rank had nothing to train until this state came
+    "checkpoint",  # config, nbytes
+    "end",  # most_arenas: the rank has made all its visits
+)
+
+
+class EventLog:
+    """The events of one rank, in `events/rank-RRRR.jsonl`.
+
+    Times are seconds since `epoch_s`, a wall-clock time that all ranks share, so that their logs
+    lie on one timeline as far as their hosts' clocks agree.
+    """
+
+    def __init__(self, path: Path | None, rank: int, epoch_s: float) -> None:
+        self._lines = LineWriter(path) if path else None
+        self._rank = rank
+        self._offset = time.time() - time.perf_counter() - epoch_s
+
+    def now(self) -> float:
+        """Return the seconds since the run's common start; it never goes backwards."""
+        return time.perf_counter() + self._offset
+
+    def write(self, kind: str, start_s: float, end_s: float, **facts: Any) -> None:
+        """Record that something took place from `start_s` to `end_s`."""
+        if self._lines is not None:
+            record = {"kind": kind, "rank": self._rank, "start": start_s, "end": end_s, **facts}
+            self._lines.write(record)
+
+    @contextmanager
+    def timed(self, kind: str, **facts: Any) -> Iterator[dict[str, Any]]:
+        """Record the time that the body takes; it may add facts to the dict it is given."""
+        start_s = self.now()
+        yield facts
+        self.write(kind, start_s, self.now(), **facts)
+
+    def close(self) -> None:
+        """Put the log on disk."""
+        if self._lines is not None:
+            self._lines.close()

@@ -1,0 +1,215 @@
+"""The typed settings of an experiment: the TOML file and the Python call mean the same."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mophpc.errors import ExperimentError
+from mophpc.loading import load_callable, reference_of, resolve, source_sha256
+
+Value = bool | int | float | str
+"""A hyperparameter's value."""
+
+_VALUE_TYPES = ("bool", "int", "float", "str")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class Data(_Settings):
+    """Where the rows are."""
+
+    store: str
+    """Folder made by `mophpc prepare`; in a TOML file relative to that file."""
+    memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    """A rank's budget for training rows; larger shards are streamed. None: all in memory."""
+    stage: str | None = None
+    """Node-local folder to which each rank first copies the shards that it owns."""
+
+    @field_validator("store", "stage", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+
+class Objective(_Settings):
+    """What the best config is."""
+
+    metric: str = "valid_loss"
+    """`valid_loss`, `train_loss` or a name in the Task's metrics."""
+    mode: Literal["min", "max"] | None = None
+    """Must be said for every metric but the two losses, for which it is `min`."""
+
+    @model_validator(mode="after")
+    def _explicit(self) -> Objective:
+        if self.mode is None and self.metric not in {"valid_loss", "train_loss"}:
+            raise ValueError(
+                f'metric \'{self.metric}\' needs a mode: say mode = "max" or mode = "min"'
+            )
+        return self
+
+    @property
+    def maximise(self) -> bool:
+        """Whether larger is better."""
+        return self.mode == "max"
+
+
+class Schedule(_Settings):
+    """How the visits are ordered."""
+
+    policy: Literal["round-robin"] = "round-robin"
+    lookahead: Annotated[int, Field(ge=1)] = 3
+    """How many receives a rank posts ahead of the visits that need them."""
+
+
+class Search(_Settings):
+    """How configs are made."""
+
+    method: Literal["grid", "list"] | None = None
+    """`grid` is every combination of the space, `list` is [[configs]]; None: what is given."""
+
+
+class Experiment(_Settings):
+    """Everything that decides what a run computes."""
+
+    build: str
+    """`file.py:function` or `package.module:function`; from Python, the function itself."""
+    data: Data
+    epochs: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Torch threads per rank; part of the experiment, because sums in other orders round."""
+    objective: Objective = Objective()
+    schedule: Schedule = Schedule()
+    search: Search = Search()
+    space: dict[Name, Annotated[list[Value], Field(min_length=1)]] = {}
+    """Hyperparameter to the values to try."""
+    configs: list[dict[Name, Value]] = []
+    """Explicit configs; a hyperparameter of `space` may not be set here too."""
+
+    @field_validator("build", mode="before")
+    @classmethod
+    def _build(cls, value: Any) -> Any:
+        return reference_of(value) if callable(value) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _store(cls, value: Any) -> Any:
+        return Data(store=str(value)) if isinstance(value, str | Path) else value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> Experiment:
+        if self.space and self.configs:
+            raise ValueError("give either a [space] or a list of [[configs]], not both")
+        if not self.space and not self.configs:
+            raise ValueError("there is nothing to try: give a [space] or a list of [[configs]]")
+        method = self.search.method
+        if method == "grid" and not self.space:
+            raise ValueError('search.method is "grid", which needs a [space]')
+        if method == "list" and not self.configs:
+            raise ValueError('search.method is "list", which needs [[configs]]')
+        for name, values in self.space.items():
+            if len(values) != len({(type(v), v) for v in values}):
+                raise ValueError(f"space.{name} holds a value twice")
+        return self
+
+    def load_build(self) -> Callable[..., Any]:
+        """Import the user's `build`.
+
+        Raises:
+            ExperimentError: it is missing or cannot be imported.
+        """
+        return load_callable(self.build)
+
+    def resolved(self, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Return what `experiment.toml` of a run folder holds, with the versions in use."""
+        settings = self.model_dump(exclude_none=True, exclude_defaults=False)
+        for empty in ("space", "configs"):
+            if not settings[empty]:
+                del settings[empty]
+        source = source_sha256(self.load_build())
+        return {
+            **settings,
+            "versions": dict(versions) | ({"build_sha256": source} if source else {}),
+        }
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment's TOML file; paths in it are relative to it.
+
+    Raises:
+        ExperimentError: the file is missing, not TOML, or a field, key or type in it is wrong.
+    """
+    if not path.is_file():
+        raise ExperimentError(f"there is no experiment file '{path}'")
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: not TOML: {error}") from error
+    raw.pop("versions", None)  # a run folder's experiment.toml can be run again
+    base = path.resolve().parent
+    if isinstance(raw.get("build"), str):
+        raw["build"] = resolve(raw["build"], base)
+    data = raw.get("data")
+    if isinstance(data, dict):
+        for key in ("store", "stage"):
+            if isinstance(data.get(key), str):
+                data[key] = str((base / data[key]).resolve())
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise ExperimentError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one sentence what is wrong with the first bad field, and what is allowed."""
+    # An unknown field comes first: it is often the misspelt one that is then missing.
+    found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    first = found[0]
+    location = first["loc"]
+    place = ".".join(str(part) for part in location)
+    kind, given = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        allowed = ", ".join(_fields_at(location[:-1]))
+        return f"unknown field '{place}'; allowed here: {allowed}"
+    if kind == "missing":
+        return f"field '{place}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{place}: {message}" if place else message
+    if location[-1] in _VALUE_TYPES:
+        place = ".".join(str(part) for part in location[:-1])
+        message = "a boolean, integer, float or string"
+    if kind == "string_pattern_mismatch":
+        message = "a name of letters, digits and underscores that does not start with a digit"
+        place = place.removesuffix(".[key]")
+    message = message.removeprefix("Input should be ").removeprefix("a valid ")
+    message = message.replace("greater than or equal to", "at least")
+    return f"field '{place}' is {given!r}; allowed: {message}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Experiment
+    for part in location:
+        annotation = (
+            model.model_fields[str(part)].annotation if part in model.model_fields else None
+        )
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ["nothing"]
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,70 @@
+"""Files written whole or not at all, and lines that are appended whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees all of it or the old one: write, fsync, rename.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file stays.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON (RFC 8259: a float that is not finite becomes null), whole."""
+    write_whole(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with floats that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class LineWriter:
+    """Append-only JSON lines: each line is one `write`, so a killed process leaves whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        line = json.dumps(plain(record), separators=(",", ":"), allow_nan=False) + "\n"
+        os.write(self._fd, line.encode())
+
+    def close(self) -> None:
+        """Put all lines on disk and close; calling it twice is fine."""
+        if self._fd >= 0:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,1 @@
+"""Messages between ranks: transports, hops, and the few collectives of a run."""

@@ -1,0 +1,39 @@
+"""What the launcher's environment says; pure functions of a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_SIZE_VARIABLES = (
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI"),
+    ("PMI_SIZE", "an MPICH-like MPI"),
+    ("PALS_NRANKS", "PALS"),
+    ("SLURM_STEP_NUM_TASKS", "srun"),
+)
+
+
+def launched_ranks(environ: Mapping[str, str]) -> tuple[int, str] | None:
+    """Return how many processes the launcher started and the launcher's name, or None.
+
+    A Slurm batch step sets `SLURM_STEP_NUM_TASKS` to 1, which is right: it runs one process.
+    """
+    for variable, launcher in _SIZE_VARIABLES:
+        value = environ.get(variable, "")
+        if value.isdigit():
+            return int(value), launcher
+    return None
+
+
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID")
+
+
+def launched_rank(environ: Mapping[str, str]) -> int:
+    """Return this process's rank as the launcher tells it; 0 without a launcher.
+
+    It decides only who speaks, before and after MPI is there.
+    """
+    for variable in _RANK_VARIABLES:
+        value = environ.get(variable, "")
+        if value.isdigit():
+            return int(value)
+    return 0

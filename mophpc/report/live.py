@@ -1,0 +1,98 @@
+"""Live progress: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mophpc.schedule import Plan, Prediction, predict, time_left_s
+from mophpc.search.space import Config
+
+LINE_EVERY_S = 10.0
+"""At most so often does a plain log get a line about visits."""
+
+
+class LiveView:
+    """Shows a run on standard error.
+
+    Args:
+        mode: `bar`, `lines`, `off`, or `auto`: a bar where standard error is a terminal.
+    """
+
+    def __init__(self, mode: str = "auto") -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._mode = ("bar" if self._console.is_terminal else "lines") if mode == "auto" else mode
+        self._prediction: Prediction | None = None
+        self._progress: Progress | None = None
+        self._best = ""
+        self._next_line_s = 0.0
+        self._begun_s = 0.0
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        if self._mode != "off":
+            self._console.print(text, markup=False)
+
+    def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
+        """Show how large the plan is, and start the bar."""
+        # Costs are not known yet; all equal, scaled by the pace so far, predicts the shape.
+        self._prediction = predict(plan, 1.0)
+        self._begun_s = time.monotonic()
+        self.note(
+            f"{len(configs)} configs, {plan.num_shards} shards, {plan.num_ranks} ranks, "
+            f"{plan.num_epochs} epochs: {plan.num_visits} visits, "
+            f"{self._prediction.idle_share:.0%} idle by plan"
+        )
+        if self._mode == "bar":
+            self._progress = Progress(
+                TextColumn("visits"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]} left"),
+                TextColumn("best {task.fields[best]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar = self._progress.add_task(
+                "visits", total=plan.num_visits, rate="", left="?", best="-"
+            )
+            self._progress.start()
+
+    def visited(self, elapsed_s: float, visits: int) -> None:
+        """Show how far the plan is."""
+        if self._prediction is None:
+            return
+        elapsed_s = time.monotonic() - self._begun_s
+        left_s = time_left_s(self._prediction, elapsed_s, visits)
+        rate = f"{visits / max(elapsed_s, 1e-9):.1f}/s"
+        if self._progress is not None:
+            self._progress.update(
+                self._bar, completed=visits, rate=rate, left=_clock(left_s), best=self._best or "-"
+            )
+        elif self._mode == "lines" and elapsed_s >= self._next_line_s:
+            self._next_line_s = elapsed_s + LINE_EVERY_S
+            total = self._prediction.plan.num_visits
+            best = f", best {self._best}" if self._best else ""
+            self.note(f"visits {visits}/{total}, {rate}, {_clock(left_s)} left{best}")
+
+    def evaluated(self, text: str, best: str) -> None:
+        """Show a config's metrics after an epoch."""
+        self._best = best
+        if self._mode == "lines":
+            self.note(text)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

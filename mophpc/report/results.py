@@ -1,0 +1,129 @@
+"""Results: one row per config, as JSON, CSV and a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mophpc.files import write_json, write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigResult:
+    """One row."""
+
+    config_id: int
+    config: str
+    status: str
+    """`done`, or `diverged`: a loss was not finite, and the config left the schedule."""
+    hyperparameters: dict[str, Any]
+    epochs: int
+    """Whole epochs trained."""
+    final: dict[str, float]
+    """Metrics after the last whole epoch."""
+    best: float | None
+    """Best value of the objective."""
+    best_epoch: int | None
+    state_sha256: str
+    route: list[dict[str, int]]
+    """The visits made, in order: epoch, shard, rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run found. There is no time in it: the same experiment gives the same bytes."""
+
+    metric: str
+    mode: str
+    best: int | None
+    """config_id of the best config."""
+    configs: list[ConfigResult] = field(default_factory=list)
+    run: str = ""
+    """The run folder."""
+
+    @property
+    def ranked(self) -> list[ConfigResult]:
+        """The rows from best to worst; a diverged config counts as worst."""
+        sign = -1.0 if self.mode == "max" else 1.0
+
+        def key(row: ConfigResult) -> tuple[bool, float, int]:
+            last = row.status != "done" or row.best is None
+            return (last, sign * (row.best or 0.0), row.config_id)
+
+        return sorted(self.configs, key=key)
+
+    def write(self, as_json: Path, as_csv: Path) -> None:
+        """Write both files."""
+        write_json(as_json, self.record())
+        write_whole(as_csv, self.csv())
+
+    def record(self) -> dict[str, Any]:
+        """Return what `results.json` holds; without the folder, so that a moved one stays true."""
+        record = asdict(self)
+        del record["run"]
+        return record
+
+    def csv(self) -> str:
+        """Return the rows as CSV; a route reads `0,1,2,3|3,2,1,0`, shards by epoch."""
+        names = list(dict.fromkeys(n for row in self.configs for n in row.hyperparameters))
+        metrics = list(dict.fromkeys(n for row in self.configs for n in row.final))
+        metrics = [name for name in metrics if name != "seconds"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        head = ["config_id", "config", "status", "epochs", *names]
+        head += [f"final_{name}" for name in metrics]
+        writer.writerow([*head, f"best_{self.metric}", "best_epoch", "state_sha256", "route"])
+        for row in self.configs:
+            cells: list[Any] = [row.config_id, row.config, row.status, row.epochs]
+            cells += [row.hyperparameters.get(name, "") for name in names]
+            cells += [row.final.get(name, "") for name in metrics]
+            best = ["" if v is None else v for v in (row.best, row.best_epoch)]
+            writer.writerow([*cells, *best, row.state_sha256, route_text(row.route)])
+        return text.getvalue()
+
+
+def route_text(route: list[dict[str, int]]) -> str:
+    """Return the shards visited, epochs separated by `|`."""
+    epochs: dict[int, list[str]] = {}
+    for visit in route:
+        epochs.setdefault(visit["epoch"], []).append(str(visit["shard"]))
+    return "|".join(",".join(shards) for shards in epochs.values())
+
+
+def from_record(record: dict[str, Any], run: str) -> Results:
+    """Read what `results.json` holds."""
+    rows = [ConfigResult(**row) for row in record["configs"]]
+    return Results(record["metric"], record["mode"], record["best"], rows, run)
+
+
+def print_table(results: Results, most: int = 40) -> None:
+    """Print the rows from best to worst."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(n for row in results.configs for n in row.hyperparameters))
+    losses = [n for n in ("train_loss", "valid_loss") if n != results.metric]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("config", no_wrap=True)
+    for name in [*names, f"best {results.metric}", "epoch", *losses, "status"]:
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    for place, row in enumerate(results.ranked[:most]):
+        cells = [row.config.partition("-")[0]]
+        cells += [_cell(row.hyperparameters.get(name, "")) for name in names]
+        cells += [_cell(row.best), _cell(row.best_epoch)]
+        cells += [_cell(row.final.get(name)) for name in losses]
+        best = place == 0 and row.status == "done"
+        table.add_row(*cells, row.status, style="bold green" if best else None)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if len(results.configs) > most:
+        console.print(f"… and {len(results.configs) - most} more in results.csv")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

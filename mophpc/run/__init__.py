@@ -1,0 +1,1 @@
+"""A run: every rank walks its own list of visits, and rank 0 keeps the journal."""

@@ -1,0 +1,169 @@
+"""Which configs' states a rank holds, and how they come and go.
+
+Arenas are taken by the rule of `mophpc.schedule.walk`, which rank 0 has walked through before the
+run: so what happens here cannot deadlock, whatever the timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mophpc.errors import HopError
+from mophpc.events import EventLog
+from mophpc.hop.parcel import Incoming, Outgoing, Parcel, post_send
+from mophpc.hop.transport import Buffer, Check, Transport, wait_until
+from mophpc.schedule.plan import Hop, Stop
+from mophpc.schedule.walk import ArenaQueue
+
+
+class ArenaPool:
+    """Memory of arenas, reused: at any time as many buffers as arenas were ever held together."""
+
+    def __init__(self, allocate: Callable[[int], Buffer]) -> None:
+        self._allocate = allocate
+        self._free: list[Buffer] = []
+        self._lent: dict[int, Buffer] = {}
+        self.most = 0
+        """Most buffers that ever existed together."""
+
+    def take(self, nbytes: int) -> Buffer:
+        """Return `nbytes` bytes: the smallest free buffer that is large enough, else a new one."""
+        fitting = [b for b in self._free if len(b) >= nbytes]
+        if fitting:
+            buffer = min(fitting, key=len)
+            _remove(self._free, buffer)
+        else:
+            if self._free:  # too small for anything that is wanted now
+                _remove(self._free, max(self._free, key=len))
+            buffer = self._allocate(nbytes)
+        arena = buffer[:nbytes]
+        self._lent[arena.ctypes.data] = buffer
+        self.most = max(self.most, len(self._lent) + len(self._free))
+        return arena
+
+    def give_back(self, arena: Buffer) -> None:
+        """Take memory back."""
+        self._free.append(self._lent.pop(arena.ctypes.data))
+
+
+def _remove(buffers: list[Buffer], buffer: Buffer) -> None:
+    buffers.pop(next(i for i, other in enumerate(buffers) if other is buffer))
+
+
+class Carrier:
+    """Receives ahead, keeps and sends the states of one rank."""
+
+    def __init__(
+        self,
+        stops: Sequence[Stop],
+        transport: Transport,
+        *,
+        nbytes: Callable[[int], int],
+        allocate: Callable[[int], Buffer],
+        max_arenas: int,
+        lookahead: int,
+        events: EventLog,
+        check: Check,
+    ) -> None:
+        self._stops = stops
+        self._transport = transport
+        self._nbytes = nbytes
+        self._events = events
+        self._check = check
+        self.pool = ArenaPool(allocate)
+        needs = [position for position, stop in enumerate(stops) if stop.takes_arena]
+        self._queue = ArenaQueue(needs, max_arenas, lookahead)
+        self._reserved: dict[int, Buffer] = {}
+        self._incoming: dict[int, tuple[Incoming, float]] = {}
+        self._arrived: dict[int, Parcel] = {}
+        self._kept: dict[int, Parcel] = {}
+        self._outgoing: list[tuple[Outgoing, Hop, float]] = []
+
+    def advance(self) -> None:
+        """Let hops progress, free what has left, and post receives ahead."""
+        for leaving in list(self._outgoing):
+            outgoing, hop, start_s = leaving
+            if outgoing.test():
+                self._outgoing.remove(leaving)
+                self._free(outgoing.parcel)
+                self._record("send", hop, start_s, outgoing)
+        for position in list(self._incoming):
+            incoming, start_s = self._incoming[position]
+            if incoming.test():
+                del self._incoming[position]
+                hop = self._hop_to(position)
+                self._arrived[position] = incoming.parcel(hop.config_id, hop.step)
+                self._record("receive", hop, start_s, incoming)
+        while (taken := self._queue.take()) is not None:
+            stop = self._stops[taken]
+            arena = self.pool.take(self._nbytes(stop.visit.config_id))
+            if stop.receive is None:
+                self._reserved[taken] = arena
+            else:
+                source, tag = stop.receive.source, stop.receive.tag
+                incoming = Incoming(self._transport, arena, source, tag)
+                self._incoming[taken] = (incoming, self._events.now())
+
+    def obtain(self, position: int) -> Parcel:
+        """Return the state for a visit; wait until it is here."""
+        visit = self._stops[position].visit
+        if not self._stops[position].takes_arena:
+            return self._kept.pop(visit.config_id)
+        start_s = self._events.now()
+        wait_until(lambda: self._is_here(position), self._check)
+        end_s = self._events.now()
+        self._events.write("wait", start_s, end_s, config=visit.config_id, step=visit.step)
+        self._queue.start()
+        if position in self._reserved:
+            return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
+        return self._arrived.pop(position)
+
+    def keep(self, parcel: Parcel) -> None:
+        """Keep a state for a later visit on this rank."""
+        self._kept[parcel.config_id] = parcel
+
+    def send(self, parcel: Parcel, hop: Hop) -> None:
+        """Start to send a state."""
+        outgoing = post_send(self._transport, parcel, hop.dest, hop.tag)
+        self._outgoing.append((outgoing, hop, self._events.now()))
+        self.advance()
+
+    def drop(self, parcel: Parcel) -> None:
+        """Let go of a state that is not needed any more."""
+        self._free(parcel)
+
+    def drain(self) -> None:
+        """Wait until all states have left."""
+        wait_until(self._nothing_leaves, self._check)
+
+    def _is_here(self, position: int) -> bool:
+        self.advance()
+        return position in self._reserved or position in self._arrived
+
+    def _nothing_leaves(self) -> bool:
+        self.advance()
+        return not self._outgoing
+
+    def _free(self, parcel: Parcel) -> None:
+        self.pool.give_back(parcel.arena)
+        self._queue.release()
+
+    def _hop_to(self, position: int) -> Hop:
+        hop = self._stops[position].receive
+        if hop is None:
+            raise HopError(f"visit {position} of the rank expects no hop")
+        return hop
+
+    def _record(self, direction: str, hop: Hop, start_s: float, end: Outgoing | Incoming) -> None:
+        self._events.write(
+            "hop",
+            start_s,
+            self._events.now(),
+            direction=direction,
+            config=hop.config_id,
+            step=hop.step,
+            source=hop.source,
+            dest=hop.dest,
+            nbytes=end.nbytes,
+            header_nbytes=end.header_nbytes,
+        )

@@ -1,0 +1,147 @@
+"""Rank 0's second role: it takes the ranks' records, keeps the journal and shows progress.
+
+It is on no hop's path: a rank never waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mophpc.experiment import Objective
+from mophpc.files import LineWriter
+from mophpc.run.folder import RunFolder
+from mophpc.run.ports import View
+from mophpc.schedule.plan import Plan, to_json
+from mophpc.search.space import Config
+
+Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class History:
+    """What is known of one config."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    """Metrics per epoch."""
+    final: Record | None = None
+    best: float | None = None
+    best_epoch: int | None = None
+
+
+class Coordinator:
+    """Takes the records of all ranks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        configs: tuple[Config, ...],
+        objective: Objective,
+        folder: RunFolder,
+        view: View,
+    ) -> None:
+        self.plan = plan
+        self.configs = configs
+        self.objective = objective
+        self.histories = [History() for _ in configs]
+        self.ranks_done = 0
+        self.ranks: dict[int, Record] = {}
+        self._folder = folder
+        self._view = view
+        self._journal = LineWriter(folder.metrics)
+        self._visits: dict[tuple[int, int], Record] = {}
+        self._left = 0  # visits that a diverged config will not make
+
+    def handle(self, record: Record) -> None:
+        """Take one record of any rank."""
+        kind = record["kind"]
+        if kind == "visit":
+            self._take_visit(record)
+        elif kind == "epoch":
+            self._take_epoch(record)
+        elif kind == "final":
+            self.histories[record["config"]].final = record
+        elif kind == "rank":
+            self.ranks[record["rank"]] = record
+            self.ranks_done += 1
+
+    @property
+    def all_done(self) -> bool:
+        """Whether every rank has ended its list."""
+        return self.ranks_done == self.plan.num_ranks
+
+    def _take_visit(self, record: Record) -> None:
+        self._visits[record["config"], record["step"]] = record
+        if record["diverged"]:
+            self._left += self.plan.num_steps - record["step"] - 1
+            name = self.configs[record["config"]].name
+            where = f"epoch {record['epoch']}, shard {record['shard']}"
+            self._view.note(f"{name} diverged (loss not finite) in {where}; the others go on")
+        self._view.visited(record["end"], len(self._visits) + self._left)
+
+    def _take_epoch(self, record: Record) -> None:
+        config, metrics = self.configs[record["config"]], record["metrics"]
+        history = self.histories[config.config_id]
+        history.epochs.append(metrics)
+        line = {"config_id": config.config_id, "config": config.name, "epoch": record["epoch"]}
+        self._journal.write(line | {"rank": record["rank"]} | metrics)
+        value = metrics.get(self.objective.metric)
+        if value is not None and self._better(value, history.best):
+            history.best, history.best_epoch = value, record["epoch"]
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
+        self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
+
+    def _better(self, value: float, other: float | None) -> bool:
+        if math.isnan(value):
+            return False
+        return other is None or (value > other if self.objective.maximise else value < other)
+
+    def best(self) -> int | None:
+        """Return the config with the best objective so far; the first of equals."""
+        found: int | None = None
+        for config_id, history in enumerate(self.histories):
+            if history.best is not None and (
+                found is None or self._better(history.best, self.histories[found].best)
+            ):
+                found = config_id
+        return found
+
+    def _best_so_far(self) -> str:
+        best = self.best()
+        if best is None:
+            return ""
+        return f"{self.configs[best].name} {self.objective.metric} {self.histories[best].best:.4f}"
+
+    def visit_times(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Return start and end (s) of the visits made, by (config, step)."""
+        return {key: (record["start"], record["end"]) for key, record in self._visits.items()}
+
+    def write_plan(self) -> None:
+        """Write the schedule, with real times for the visits that were made."""
+        times = self.visit_times()
+        record = to_json(self.plan)
+        for which, name in enumerate(("real_start_s", "real_end_s")):
+            record[name] = [
+                [
+                    times[key][which] if (key := (v.config_id, v.step)) in times else None
+                    for v in own
+                ]
+                for own in self.plan.visits_by_rank
+            ]
+        record["configs"] = [config.name for config in self.configs]
+        self._folder.write_plan(record)
+
+    def route(self, config_id: int) -> list[dict[str, int]]:
+        """Return the visits that a config made, in order."""
+        steps = range(self.plan.num_steps)
+        made = [self._visits.get((config_id, step)) for step in steps]
+        return [
+            {"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]}
+            for r in made
+            if r is not None
+        ]
+
+    def close(self) -> None:
+        """Put the journal on disk."""
+        self._journal.close()

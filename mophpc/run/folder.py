@@ -1,0 +1,121 @@
+"""The run folder: where every file of a run lies."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mophpc.errors import RunFolderError
+from mophpc.files import write_json, write_whole
+from mophpc.search.space import Config
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run's files; see the README for what each holds."""
+
+    path: Path
+
+    @property
+    def experiment(self) -> Path:
+        """The resolved experiment; a folder that has it holds a run."""
+        return self.path / "experiment.toml"
+
+    @property
+    def plan(self) -> Path:
+        """The schedule as planned and as run."""
+        return self.path / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per config and epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """One row per config."""
+        return self.path / "results.json"
+
+    @property
+    def table(self) -> Path:
+        """The same as CSV."""
+        return self.path / "results.csv"
+
+    def events(self, rank: int) -> Path:
+        """Timed records of a rank."""
+        return self.path / "events" / f"rank-{rank:04d}.jsonl"
+
+    def log(self, rank: int) -> Path:
+        """What a rank has to say."""
+        return self.path / "logs" / f"rank-{rank:04d}.log"
+
+    def checkpoint(self, config: Config) -> Path:
+        """Weights of a config."""
+        return self.path / "checkpoints" / config.name
+
+    def claim(self) -> None:
+        """Make the folder for a new run.
+
+        Raises:
+            RunFolderError: it holds a run, or something else, or cannot be made.
+        """
+        if self.experiment.exists():
+            raise RunFolderError(
+                f"'{self.path}' already holds a run; choose another folder with --out, or remove it"
+            )
+        try:
+            if self.path.is_dir():
+                foreign = sorted(
+                    p.name for p in self.path.iterdir() if p.name not in ("events", "logs")
+                )
+                if foreign:
+                    raise RunFolderError(
+                        f"'{self.path}' is not empty (it has {foreign[0]}); choose another folder "
+                        f"with --out"
+                    )
+            self.make()
+        except (OSError, NotADirectoryError) as error:
+            raise RunFolderError(
+                f"run folder '{self.path}' cannot be made: {error.strerror}"
+            ) from error
+
+    def make(self) -> None:
+        """Make the folders; every rank does, since they may not share a disk."""
+        for name in ("events", "logs", "checkpoints"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def write_experiment(self, settings: dict[str, Any]) -> None:
+        """Write the resolved experiment."""
+        write_whole(self.experiment, tomli_w.dumps(settings))
+
+    def write_plan(self, record: dict[str, Any]) -> None:
+        """Write the schedule, one line per rank's list."""
+        write_json(self.plan, record)
+
+    def write_manifest(self, config: Config, facts: dict[str, Any]) -> None:
+        """Write what a config's checkpoint holds."""
+        folder = self.checkpoint(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        hyperparameters = {"hyperparameters": dict(config.values)}
+        write_json(folder / "manifest.json", {"config": config.name} | hyperparameters | facts)
+
+
+def open_run(path: Path) -> RunFolder:
+    """Return the run in a folder.
+
+    Raises:
+        RunFolderError: there is none, or it did not get far enough to have results.
+    """
+    folder = RunFolder(path)
+    if not folder.experiment.is_file():
+        raise RunFolderError(f"'{path}' holds no run; give the folder that 'mophpc run' made")
+    return folder
+
+
+def read_settings(folder: RunFolder) -> dict[str, Any]:
+    """Return what a run's `experiment.toml` says."""
+    return tomllib.loads(folder.experiment.read_text())

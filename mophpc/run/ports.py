@@ -1,0 +1,96 @@
+"""What a run asks of the rooms around it; `start` plugs the real ones in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mophpc.hop.transport import Buffer
+from mophpc.schedule.plan import Plan
+from mophpc.search.space import Config
+
+Array = np.ndarray[Any, Any]
+
+
+class Rows(Protocol):
+    """The rows of a shard or of the validation split."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    def blocks(self, order: Array, batch_size: int) -> Iterator[tuple[dict[str, Array], Array]]:
+        """Yield (arrays, positions): together they deliver the rows of `order`, in order."""
+
+
+class Outcome(Protocol):
+    """What a visit did."""
+
+    @property
+    def rows(self) -> int:
+        """Rows trained."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the rows trained."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite."""
+
+
+class Session(Protocol):
+    """A config bound to its arena."""
+
+    def train(self, epoch: int, shard: int, rows: Any, /) -> Outcome:
+        """Train one visit."""
+
+    def evaluate(self, epoch: int, rows: Any, /) -> dict[str, float]:
+        """End an epoch; return its losses, metrics and seconds."""
+
+    def release(self) -> bytes:
+        """Bring the whole state into the arena; return the rest of it."""
+
+    def save(self, path: Path, /) -> int:
+        """Write the weights; return the bytes written."""
+
+
+class Trainer(Protocol):
+    """Makes sessions over arenas."""
+
+    def nbytes(self, config_id: int, /) -> int:
+        """Return the bytes of a config's arena."""
+
+    def allocate(self, nbytes: int, /) -> Buffer:
+        """Return memory for an arena."""
+
+    def start(self, config_id: int, arena: Buffer, /) -> Session:
+        """Build a config with its initial weights."""
+
+    def resume(self, config_id: int, arena: Buffer, rest: bytes, /) -> Session:
+        """Build a config around a state that arrived."""
+
+    def digest(self, config_id: int, arena: Buffer, rest: bytes, /) -> str:
+        """Return the state's `state_sha256`."""
+
+
+class View(Protocol):
+    """Shows people how a run goes; on rank 0 only."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+
+    def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
+        """The plan is known and the visits begin."""
+
+    def visited(self, elapsed_s: float, visits: int) -> None:
+        """So many visits are done."""
+
+    def evaluated(self, text: str, best: str) -> None:
+        """A config ended an epoch; `best` is the best one so far."""
+
+    def end(self) -> None:
+        """The visits are over, or the run failed."""

@@ -1,0 +1,141 @@
+"""The program of one rank: walk the list of visits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mophpc.errors import Place
+from mophpc.events import EventLog
+from mophpc.hop.parcel import Parcel
+from mophpc.run.carrier import Carrier
+from mophpc.run.folder import RunFolder
+from mophpc.run.ports import Rows, Session, Trainer
+from mophpc.schedule.plan import Stop, Visit
+from mophpc.search.space import Config
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a rank needs for its visits."""
+
+    configs: tuple[Config, ...]
+    shards: Mapping[int, Rows]
+    valid: Rows
+    num_shards: int
+    trainer: Trainer
+    folder: RunFolder
+    events: EventLog
+    report: Report
+    """Tells rank 0."""
+    turn: AbstractContextManager[Any]
+    """Held while computing; only the in-process ranks have to take turns."""
+    log: logging.Logger
+
+
+class RankProgram:
+    """Makes the visits of one rank in order."""
+
+    def __init__(
+        self, stops: Sequence[Stop], carrier: Carrier, equipment: Equipment, place: Place
+    ) -> None:
+        self._stops = stops
+        self._carrier = carrier
+        self._at = equipment
+        self.place = place
+        """Where the rank is now, for messages."""
+
+    def run(self) -> None:
+        """Make all visits, then wait until the last states have left."""
+        for position, stop in enumerate(self._stops):
+            visit = stop.visit
+            name = self._at.configs[visit.config_id].name
+            self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
+            parcel = self._carrier.obtain(position)
+            if not parcel.diverged:
+                with self._at.turn:
+                    self._visit(stop, parcel)
+            self._pass_on(stop, parcel)
+            self._carrier.advance()
+        self._carrier.drain()
+        self.place = replace(self.place, config=None, epoch=None, shard=None)
+
+    def _pass_on(self, stop: Stop, parcel: Parcel) -> None:
+        parcel.step += 1
+        if stop.is_last:
+            self._carrier.drop(parcel)
+        elif stop.send is not None:
+            self._carrier.send(parcel, stop.send)
+        else:
+            self._carrier.keep(parcel)
+
+    def _visit(self, stop: Stop, parcel: Parcel) -> None:
+        visit, trainer, events = stop.visit, self._at.trainer, self._at.events
+        start_s = events.now()
+        if stop.creates:
+            session = trainer.start(visit.config_id, parcel.arena)
+        else:
+            session = trainer.resume(visit.config_id, parcel.arena, parcel.rest)
+        outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
+        trained_s = events.now()
+        parcel.diverged = outcome.diverged
+        if not outcome.diverged and (visit.step + 1) % self._at.num_shards == 0:
+            self._end_epoch(session, visit)
+        evaluated_s = events.now()
+        parcel.rest = session.release()
+        end_s = events.now()
+        # An evaluation lies between training and release; the visit's time is the other two.
+        end_s -= evaluated_s - trained_s
+        facts = {
+            "config": visit.config_id,
+            "step": visit.step,
+            "epoch": visit.epoch,
+            "shard": visit.shard,
+            "rank": visit.rank,
+            "rows": outcome.rows,
+        }
+        events.write("visit", start_s, end_s, **{k: v for k, v in facts.items() if k != "rank"})
+        self._at.report(
+            {
+                "kind": "visit",
+                **facts,
+                "start": start_s,
+                "end": end_s,
+                "loss": outcome.loss,
+                "diverged": outcome.diverged,
+            }
+        )
+        if stop.is_last or outcome.diverged:
+            self._finish(session, visit, parcel)
+
+    def _end_epoch(self, session: Session, visit: Visit) -> None:
+        with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
+            metrics = session.evaluate(visit.epoch, self._at.valid)
+        self._at.report(
+            {
+                "kind": "epoch",
+                "config": visit.config_id,
+                "epoch": visit.epoch,
+                "rank": visit.rank,
+                "metrics": metrics,
+            }
+        )
+
+    def _finish(self, session: Session, visit: Visit, parcel: Parcel) -> None:
+        config = self._at.configs[visit.config_id]
+        status = "diverged" if parcel.diverged else "done"
+        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest)
+        facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
+        with self._at.events.timed("checkpoint", config=visit.config_id) as timed:
+            folder = self._at.folder.checkpoint(config)
+            folder.mkdir(parents=True, exist_ok=True)
+            timed["nbytes"] = session.save(folder / "model.safetensors")
+            self._at.folder.write_manifest(config, facts)
+        if parcel.diverged:
+            self._at.log.warning("%s diverged at %s; it leaves the schedule", config.name, visit)
+        self._at.report({"kind": "final", "config": visit.config_id, **facts})

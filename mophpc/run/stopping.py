@@ -1,0 +1,54 @@
+"""Signals become an error at the next safe point."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from mophpc.errors import InterruptError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopFlag:
+    """While entered, SIGINT and SIGTERM are noted; `check` raises after the first.
+
+    A second signal acts as it would have without us.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopFlag:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def check(self) -> None:
+        """Return, or raise if a signal came.
+
+        Raises:
+            InterruptError: it did.
+        """
+        if self._signal is not None:
+            raise InterruptError(f"interrupted by {signal.Signals(self._signal).name}")
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

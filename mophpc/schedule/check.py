@@ -1,0 +1,223 @@
+"""The checks that every plan passes before a rank acts on it; one error per invariant.
+
+PlanError
+├── CompletenessError   a config misses a shard in an epoch, or visits it twice
+├── OwnerError          a visit is not on the rank that owns its shard
+├── IsolationError      a config is in two places at a time
+├── ExclusivityError    a rank trains two configs at a time
+├── OrderError          steps with gaps, epochs out of order, or a rank's list that goes back
+├── MatchingError       a receive could take the message of another hop
+└── DeadlockError       the ranks wait for each other, or for arenas, for ever
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mophpc.errors import PlanError
+from mophpc.schedule.plan import TAG_SPAN, Columns, Plan, Visit, columns
+from mophpc.schedule.walk import LOOKAHEAD, least_arenas, stuck
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mophpc.schedule.plan import IntArray
+
+
+class CompletenessError(PlanError):
+    """A config does not visit each shard exactly once in each epoch."""
+
+
+class OwnerError(PlanError):
+    """A visit is not on the rank that owns its shard."""
+
+
+class IsolationError(PlanError):
+    """A config is in two places at a time."""
+
+
+class ExclusivityError(PlanError):
+    """A rank trains two configs at a time."""
+
+
+class OrderError(PlanError):
+    """A config's steps have gaps, leave the order of epochs, or go back in a rank's list."""
+
+
+class MatchingError(PlanError):
+    """Two hops that may be in flight together have the same source, dest and tag."""
+
+
+class DeadlockError(PlanError):
+    """The plan cannot end: ranks wait for each other, or for arenas, for ever."""
+
+
+def check_plan(plan: Plan, *, tag_span: int = TAG_SPAN, lookahead: int = LOOKAHEAD) -> None:
+    """Check every invariant of the schedule; return when all hold.
+
+    Args:
+        plan: the plan.
+        tag_span: how many tags the transport can tell apart.
+        lookahead: how many visits of a rank may have an arena before they start.
+
+    Raises:
+        CompletenessError: a config misses a shard in an epoch, or visits it twice.
+        OwnerError: a visit is not on the rank that owns its shard.
+        IsolationError: a config makes two visits as the same step, or its predicted times overlap.
+        OrderError: steps with gaps, epochs out of order, or a rank's list that goes back.
+        ExclusivityError: the predicted times of a rank overlap.
+        MatchingError: a receive could take the message of another hop.
+        DeadlockError: the plan cannot end.
+    """
+    visits, table = tuple(plan.visits()), columns(plan)
+    _check_completeness(plan, visits, table)
+    _check_owners(plan, visits, table)
+    _check_steps(plan, visits, table)
+    _check_times(visits, table)
+    _check_matching(plan, visits, table, tag_span)
+    _check_deadlock(plan, visits, lookahead)
+
+
+def _where(visit: Visit) -> str:
+    return (
+        f"config {visit.config_id}, epoch {visit.epoch}, shard {visit.shard} on rank {visit.rank}"
+    )
+
+
+def _first(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int | None:
+    """Return the index of the first True, None if there is none."""
+    return int(np.argmax(mask)) if mask.any() else None
+
+
+def _check_completeness(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
+    sizes = (plan.num_configs, plan.num_epochs, plan.num_shards)
+    outside = np.zeros(len(visits), np.bool_)
+    for values, size in zip((table.config, table.epoch, table.shard), sizes, strict=True):
+        outside |= (values < 0) | (values >= size)
+    if (bad := _first(outside)) is not None:
+        raise CompletenessError(
+            f"{_where(visits[bad])}: the plan has {sizes[0]} configs, {sizes[1]} epochs "
+            f"and {sizes[2]} shards"
+        )
+    key = (table.config * plan.num_epochs + table.epoch) * plan.num_shards + table.shard
+    count = np.bincount(key, minlength=sizes[0] * sizes[1] * sizes[2])
+    if (cell := _first(count != 1)) is not None:
+        rest, shard = divmod(cell, plan.num_shards)
+        config_id, epoch = divmod(rest, plan.num_epochs)
+        raise CompletenessError(
+            f"config {config_id} visits shard {shard} {count[cell]} times in epoch {epoch}; "
+            "once is due"
+        )
+
+
+def _check_owners(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
+    owner = np.array(plan.owners)[table.shard]
+    claimed = np.array([visit.rank for visit in visits], np.int64)
+    if (bad := _first((owner != table.rank) | (claimed != table.rank))) is not None:
+        raise OwnerError(
+            f"{_where(visits[bad])}: the visit is in the list of rank {table.rank[bad]}, "
+            f"the shard belongs to rank {owner[bad]}"
+        )
+
+
+def _check_steps(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
+    order = np.lexsort((table.step, table.config))
+    # Completeness holds, so each config has exactly num_steps visits.
+    due = np.tile(np.arange(plan.num_steps), plan.num_configs)
+    found = table.step[order]
+    if (bad := _first((np.diff(found) == 0) & (due[1:] > 0))) is not None:
+        raise IsolationError(
+            f"{_where(visits[order[bad]])} and {_where(visits[order[bad + 1]])} "
+            f"are both step {found[bad]} of the config"
+        )
+    if (bad := _first(found != due)) is not None:
+        visit = visits[order[bad]]
+        raise OrderError(f"{_where(visit)} is step {visit.step}; step {due[bad]} is missing")
+    epoch = table.step // plan.num_shards
+    if (bad := _first(epoch != table.epoch)) is not None:
+        raise OrderError(
+            f"{_where(visits[bad])} is step {visits[bad].step}, which is in epoch {epoch[bad]}"
+        )
+    # Stable, so that visits of a config on one rank stay in the order of the rank's list.
+    listed = np.lexsort((table.config, table.rank))
+    same = (np.diff(table.config[listed]) == 0) & (np.diff(table.rank[listed]) == 0)
+    if (bad := _first(same & (np.diff(table.step[listed]) < 0))) is not None:
+        early, late = visits[listed[bad]], visits[listed[bad + 1]]
+        raise OrderError(f"{_where(early)} (step {early.step}) comes before step {late.step}")
+
+
+def _check_times(visits: Sequence[Visit], table: Columns) -> None:
+    """Check predicted times for overlap; a plan without them has all zero, which passes."""
+    start = np.array([visit.predicted_start_s for visit in visits])
+    end = np.array([visit.predicted_end_s for visit in visits])
+    if (bad := _first(~(end >= start))) is not None:
+        raise ExclusivityError(f"{_where(visits[bad])} is predicted to end before it starts")
+    early = end[:-1] > start[1:]
+    if (bad := _first(early & (np.diff(table.rank) == 0))) is not None:
+        raise ExclusivityError(
+            f"{_where(visits[bad + 1])} is predicted to start while {_where(visits[bad])} runs"
+        )
+    order = np.lexsort((table.step, table.config))
+    early = end[order][:-1] > start[order][1:]
+    if (bad := _first(early & (np.diff(table.config[order]) == 0))) is not None:
+        raise IsolationError(
+            f"{_where(visits[order[bad + 1]])} is predicted to start while "
+            f"{_where(visits[order[bad]])} runs"
+        )
+
+
+def _check_matching(plan: Plan, visits: Sequence[Visit], table: Columns, tag_span: int) -> None:
+    """Check that hops with equal (source, dest, tag) are never in flight together.
+
+    Let A and B be two such hops, A sent first, and let m hops of the pair be sent between them and
+    be due at the dest after A. When B's send is posted and A is still in flight, A's visit has not
+    started, so none of the m has: each holds an arena, at the source or at the dest. With A and B,
+    m + 2 arenas are held by two ranks that may hold 2 * max_arenas. So if m is larger than
+    2 * max_arenas - 2, A has been received. The same count forbids that B is due before A, since
+    then none of the m has started when B is sent. So B's receive, if posted early, is posted after
+    A's, and MPI matches equal envelopes in order.
+    """
+    _, after = table.links(plan.num_configs, plan.num_steps)
+    dest = table.rank[after]
+    moves = np.flatnonzero((after >= 0) & (dest != table.rank))
+    pair = table.rank[moves] * plan.num_ranks + dest[moves]
+    order = np.argsort(pair, kind="stable")
+    begins = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    for sends in np.split(moves[order], begins[1:]):
+        if (bad := _ambiguous(after[sends], tag_span, 2 * plan.max_arenas - 2)) is not None:
+            one, two = visits[sends[bad]], visits[sends[bad + tag_span]]
+            raise MatchingError(
+                f"the hops after {_where(one)} and after {_where(two)} go to rank "
+                f"{dest[sends[bad]]} with the same tag and may be in flight together"
+            )
+
+
+def _ambiguous(due: IntArray, tag_span: int, most: int) -> int | None:
+    """Return the first hop of a pair that may be taken for the one `tag_span` sends later.
+
+    `due` gives for each hop, in the order of sends, the place of its visit at the dest.
+    """
+    if len(due) <= tag_span or (tag_span - 1 > most and bool(np.all(np.diff(due) > 0))):
+        return None
+    for index in range(len(due) - tag_span):
+        between = due[index + 1 : index + tag_span]
+        later = int(np.count_nonzero(between > due[index]))
+        if later <= most:
+            return index
+    return None
+
+
+def _check_deadlock(plan: Plan, visits: Sequence[Visit], lookahead: int) -> None:
+    found = stuck(plan, lookahead=lookahead)
+    if not found:
+        return
+    places = [f"{_where(visits[one.index])} cannot start: {one.reason}" for one in found[:4]]
+    if len(found) > len(places):
+        places.append(f"and {len(found) - len(places)} more ranks")
+    enough = least_arenas(plan, lookahead)
+    hint = "no number of arenas is enough" if enough is None else f"{enough} arenas are enough"
+    raise DeadlockError(
+        f"the plan cannot end with {plan.max_arenas} arenas per rank ({hint}): {'; '.join(places)}"
+    )

@@ -1,0 +1,410 @@
+"""The plan: every visit of every config as data, and what follows from it.
+
+A plan says for each rank which visits it makes, in order. Everything else is derived: the route of
+a config, the hops between ranks and their tags, the digest that ranks compare before they start.
+Nothing depends on time; predicted times are carried along for people and are never executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mophpc.errors import LaunchError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    IntArray: TypeAlias = NDArray[np.int64]
+
+# MPI promises that MPI_TAG_UB is at least 32767 (MPI 4.1, section 9.1.2, "Environmental
+# Inquiries: Tag Values"), so tags 0 to 32767 work with every library.
+TAG_SPAN = 32768
+
+PLAN_FORMAT = 1
+
+_TOKEN = re.compile(r"c(\d+)e(\d+)s(\d+)r(\d+)n(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One config trained over one shard for one epoch, on the rank that owns the shard.
+
+    `step` is the config's visit number over the whole plan, 0 to num_shards * num_epochs - 1. It
+    orders the visits of a config without times, and is the cursor that travels with a hop.
+    """
+
+    config_id: int
+    epoch: int
+    shard: int
+    rank: int
+    step: int
+    predicted_start_s: float = 0.0
+    predicted_end_s: float = 0.0
+
+    def __str__(self) -> str:
+        """Return the one-token form, `c3e0s2r1n5`: config, epoch, shard, rank, step; no times."""
+        return f"c{self.config_id}e{self.epoch}s{self.shard}r{self.rank}n{self.step}"
+
+    @classmethod
+    def parse(cls, token: str, start_s: float = 0.0, end_s: float = 0.0) -> Visit:
+        """Read the one-token form back.
+
+        Raises:
+            PlanError: the text is not such a token.
+        """
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            raise PlanError(f"{token!r} is not a visit; one looks like c3e0s2r1n5")
+        config_id, epoch, shard, rank, step = map(int, match.groups())
+        return cls(config_id, epoch, shard, rank, step, start_s, end_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The move of a config's state from `source` to `dest`, where it makes visit `step`.
+
+    `tag` numbers the hops of a (source, dest) pair in the order in which the source sends them,
+    modulo the tag span.
+    """
+
+    config_id: int
+    step: int
+    source: int
+    dest: int
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A visit as its rank sees it: where the state comes from and where it goes.
+
+    `receive` is None when the state is made here (`creates`) or was kept from the config's previous
+    visit; `send` is None when the state is kept for the next visit or this is the last (`is_last`).
+    """
+
+    visit: Visit
+    receive: Hop | None
+    send: Hop | None
+    is_last: bool
+
+    @property
+    def creates(self) -> bool:
+        """Whether the config's state is made here: its very first visit."""
+        return self.visit.step == 0
+
+    @property
+    def takes_arena(self) -> bool:
+        """Whether the visit needs an arena that the rank does not hold yet for this config."""
+        return self.receive is not None or self.visit.step == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule: for each rank its visits, in the order in which it makes them.
+
+    `owners` maps shard to rank; `max_arenas` is how many config states a rank may hold at a time.
+    """
+
+    num_configs: int
+    num_ranks: int
+    num_shards: int
+    num_epochs: int
+    owners: tuple[int, ...]
+    visits_by_rank: tuple[tuple[Visit, ...], ...]
+    policy: str
+    max_arenas: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_configs", "num_ranks", "num_shards", "num_epochs", "max_arenas"):
+            if getattr(self, name) < 1:
+                raise PlanError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if len(self.owners) != self.num_shards:
+            raise PlanError(f"owners names {len(self.owners)} shards; there are {self.num_shards}")
+        for shard, rank in enumerate(self.owners):
+            if not 0 <= rank < self.num_ranks:
+                raise PlanError(
+                    f"owners puts shard {shard} on rank {rank} of {self.num_ranks} ranks"
+                )
+        if len(self.visits_by_rank) != self.num_ranks:
+            raise PlanError(
+                f"visits_by_rank has {len(self.visits_by_rank)} lists for {self.num_ranks} ranks"
+            )
+
+    @property
+    def num_visits(self) -> int:
+        """Visits over all ranks."""
+        return sum(map(len, self.visits_by_rank))
+
+    @property
+    def num_steps(self) -> int:
+        """Visits that each config makes."""
+        return self.num_shards * self.num_epochs
+
+    def visits(self) -> Iterator[Visit]:
+        """Yield every visit, rank by rank, each rank's in order."""
+        for visits in self.visits_by_rank:
+            yield from visits
+
+    def route(self, config_id: int) -> tuple[Visit, ...]:
+        """Return the visits of one config in the order in which it makes them.
+
+        This reads the whole plan; use `routes` for many configs.
+        """
+        own = [visit for visit in self.visits() if visit.config_id == config_id]
+        return tuple(sorted(own, key=lambda visit: visit.step))
+
+    def shards_of(self, rank: int) -> tuple[int, ...]:
+        """Return the shards that a rank owns, ascending."""
+        return tuple(shard for shard, owner in enumerate(self.owners) if owner == rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A plan as arrays, one entry per visit, rank by rank and each rank's in order.
+
+    Checks and simulations of large plans run on these; an entry's index names the visit.
+    """
+
+    config: IntArray
+    epoch: IntArray
+    shard: IntArray
+    rank: IntArray  # the rank whose list holds the visit, not the visit's own claim
+    step: IntArray
+    first: tuple[int, ...]  # where each rank's visits begin; one more entry than ranks
+
+    def links(self, num_configs: int, num_steps: int) -> tuple[IntArray, IntArray]:
+        """Return for each visit the config's previous and next visit; -1 where there is none.
+
+        Raises:
+            PlanError: a config lacks a step or makes one twice.
+        """
+        total = num_configs * num_steps
+        at = np.full(total + 1, -1, np.int64)
+        key = self.config * num_steps + self.step
+        inside = (self.config >= 0) & (self.step >= 0) & (self.step < num_steps) & (key < total)
+        at[key[inside]] = np.flatnonzero(inside)
+        missing = np.flatnonzero(at[:total] < 0)
+        if missing.size:
+            config_id, step = divmod(int(missing[0]), num_steps)
+            raise PlanError(f"config {config_id} has no visit with step {step}")
+        if len(key) != total:
+            raise PlanError(f"the plan has {len(key)} visits; {total} are due")
+        after = np.where(self.step == num_steps - 1, -1, at[np.minimum(key + 1, total)])
+        before = np.where(self.step == 0, -1, at[np.maximum(key - 1, 0)])
+        return before, after
+
+
+def columns(plan: Plan) -> Columns:
+    """Return the plan as arrays."""
+    visits = tuple(plan.visits())
+    lengths = [len(own) for own in plan.visits_by_rank]
+    first = np.concatenate(([0], np.cumsum(lengths)))
+    return Columns(
+        config=np.array([visit.config_id for visit in visits], np.int64),
+        epoch=np.array([visit.epoch for visit in visits], np.int64),
+        shard=np.array([visit.shard for visit in visits], np.int64),
+        rank=np.repeat(np.arange(plan.num_ranks), lengths),
+        step=np.array([visit.step for visit in visits], np.int64),
+        first=tuple(first.tolist()),
+    )
+
+
+def assign_shards(num_shards: int, num_ranks: int) -> tuple[int, ...]:
+    """Return the rank that owns each shard: contiguous blocks, sizes that differ by at most one.
+
+    Raises:
+        LaunchError: there are more ranks than shards.
+    """
+    if num_ranks > num_shards:
+        shards = "1 shard" if num_shards == 1 else f"{num_shards} shards"
+        ranks = "1 rank" if num_shards == 1 else f"{num_shards} ranks"
+        raise LaunchError(
+            f"{num_ranks} ranks but the store has {shards}; start at most {ranks}, "
+            f"or prepare the store again with --shards {num_ranks}"
+        )
+    size, larger = divmod(num_shards, num_ranks)
+    sizes = [size + (rank < larger) for rank in range(num_ranks)]
+    return tuple(rank for rank, count in enumerate(sizes) for _ in range(count))
+
+
+def routes(plan: Plan) -> tuple[tuple[Visit, ...], ...]:
+    """Return for each config its visits in the order in which it makes them.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    table = columns(plan)
+    table.links(plan.num_configs, plan.num_steps)  # raises unless every step is there, once
+    visits = tuple(plan.visits())
+    order = np.lexsort((table.step, table.config)).tolist()
+    steps = plan.num_steps
+    return tuple(
+        tuple(visits[index] for index in order[begin : begin + steps])
+        for begin in range(0, len(order), steps)
+    )
+
+
+def hops(plan: Plan, tag_span: int = TAG_SPAN) -> tuple[Hop, ...]:
+    """Return every hop, source by source, each source's in the order in which it sends.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    links = _Links.of(plan, tag_span)
+    return tuple(links.hop(index) for index in np.flatnonzero(links.tag >= 0).tolist())
+
+
+def stops(plan: Plan, rank: int, tag_span: int = TAG_SPAN) -> tuple[Stop, ...]:
+    """Return the visits of a rank with the hops that lead to and away from each.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    links = _Links.of(plan, tag_span)
+    first = links.table.first[rank]
+    result = []
+    for index, visit in enumerate(plan.visits_by_rank[rank], first):
+        before, after = int(links.before[index]), int(links.after[index])
+        result.append(
+            Stop(
+                visit=visit,
+                receive=links.hop(before) if before >= 0 and links.tag[before] >= 0 else None,
+                send=links.hop(index) if links.tag[index] >= 0 else None,
+                is_last=after < 0,
+            )
+        )
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Per visit the config's previous and next one, and the tag of the hop after it, else -1."""
+
+    table: Columns
+    before: IntArray
+    after: IntArray
+    tag: IntArray
+
+    @classmethod
+    def of(cls, plan: Plan, tag_span: int) -> _Links:
+        table = columns(plan)
+        before, after = table.links(plan.num_configs, plan.num_steps)
+        dest = table.rank[after]
+        moves = np.flatnonzero((after >= 0) & (dest != table.rank))
+        pair = table.rank[moves] * plan.num_ranks + dest[moves]
+        # Stable, so that the hops of a pair stay in the order in which the source sends them.
+        order = np.argsort(pair, kind="stable")
+        begins = np.flatnonzero(np.diff(pair[order], prepend=-1))
+        sizes = np.diff(begins, append=len(order))
+        tag = np.full(len(after), -1, np.int64)
+        tag[moves[order]] = (np.arange(len(order)) - np.repeat(begins, sizes)) % tag_span
+        return cls(table, before, after, tag)
+
+    def hop(self, index: int) -> Hop:
+        after, table = int(self.after[index]), self.table
+        return Hop(
+            config_id=int(table.config[index]),
+            step=int(table.step[after]),
+            source=int(table.rank[index]),
+            dest=int(table.rank[after]),
+            tag=int(self.tag[index]),
+        )
+
+
+def digest(plan: Plan) -> str:
+    """Return the SHA-256 (hex) of all that ranks execute: sizes, owners, arenas, visits in order.
+
+    The policy's name and the predicted times are left out, since no rank acts on them.
+    """
+    head = (
+        f"mophpc-plan {PLAN_FORMAT}",
+        f"configs {plan.num_configs} ranks {plan.num_ranks}",
+        f"shards {plan.num_shards} epochs {plan.num_epochs} arenas {plan.max_arenas}",
+        "owners " + " ".join(map(str, plan.owners)),
+    )
+    sha = hashlib.sha256("\n".join(head).encode())
+    for visits in plan.visits_by_rank:
+        sha.update(("\nrank " + " ".join(map(str, visits))).encode())
+    return sha.hexdigest()
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as values that JSON can hold, with its digest."""
+    return {
+        "format": PLAN_FORMAT,
+        "policy": plan.policy,
+        "digest": digest(plan),
+        "num_configs": plan.num_configs,
+        "num_ranks": plan.num_ranks,
+        "num_shards": plan.num_shards,
+        "num_epochs": plan.num_epochs,
+        "max_arenas": plan.max_arenas,
+        "owners": list(plan.owners),
+        "visits_by_rank": [[str(visit) for visit in own] for own in plan.visits_by_rank],
+        "predicted_start_s": [[v.predicted_start_s for v in own] for own in plan.visits_by_rank],
+        "predicted_end_s": [[v.predicted_end_s for v in own] for own in plan.visits_by_rank],
+    }
+
+
+def from_json(record: Any) -> Plan:
+    """Read what `to_json` gave; other keys are ignored, and the schedule itself is not checked.
+
+    Raises:
+        PlanError: a field is missing or of the wrong kind, the format is not known, or the digest
+            is not that of the visits.
+    """
+    if not isinstance(record, dict):
+        raise PlanError(f"a plan is a JSON object, not {type(record).__name__}")
+    version = _field(record, "format", int)
+    if version != PLAN_FORMAT:
+        raise PlanError(f"format is {version}; this mophpc reads {PLAN_FORMAT}")
+    lists = _lists(record, "visits_by_rank", str)
+    starts = _lists(record, "predicted_start_s", float)
+    ends = _lists(record, "predicted_end_s", float)
+    for name, times in (("predicted_start_s", starts), ("predicted_end_s", ends)):
+        if [len(own) for own in times] != [len(own) for own in lists]:
+            raise PlanError(f"{name} does not have one number per visit of visits_by_rank")
+    plan = Plan(
+        num_configs=_field(record, "num_configs", int),
+        num_ranks=_field(record, "num_ranks", int),
+        num_shards=_field(record, "num_shards", int),
+        num_epochs=_field(record, "num_epochs", int),
+        owners=tuple(_items(_field(record, "owners", list), "owners", int)),
+        visits_by_rank=tuple(
+            tuple(map(Visit.parse, own, begin, end))
+            for own, begin, end in zip(lists, starts, ends, strict=True)
+        ),
+        policy=_field(record, "policy", str),
+        max_arenas=_field(record, "max_arenas", int),
+    )
+    if _field(record, "digest", str) != digest(plan):
+        raise PlanError("digest is not that of the visits: the plan was changed after it was made")
+    return plan
+
+
+def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in record:
+        raise PlanError(f"the plan has no field {name!r}")
+    return _items([record[name]], name, kind)[0]
+
+
+def _lists(record: dict[str, Any], name: str, kind: type) -> list[list[Any]]:
+    rows = _items(_field(record, name, list), name, list)
+    return [_items(row, f"{name}[{index}]", kind) for index, row in enumerate(rows)]
+
+
+def _items(values: list[Any], name: str, kind: type) -> list[Any]:
+    for value in values:
+        # bool is an int for isinstance; a whole float may come back from JSON as an int.
+        good = isinstance(value, (int, float) if kind is float else kind)
+        if not good or isinstance(value, bool):
+            raise PlanError(f"{name} holds {value!r}; expected {kind.__name__}")
+    return [float(value) for value in values] if kind is float else values

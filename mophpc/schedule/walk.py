@@ -1,0 +1,269 @@
+"""The rule by which a rank takes arenas, and the abstract walk of all ranks that obeys it.
+
+How a rank walks its list
+-------------------------
+A rank makes its visits in order. For a visit it needs the config's state, which is
+
+- made here, if this is the config's step 0;
+- still here, if the config's previous step was on the same rank (other configs may have been
+  trained in between, as at the turn of an epoch);
+- received by a hop otherwise.
+
+The first and the last need an arena that the rank does not hold yet. Arenas are taken strictly in
+the order of the visits that need one: never for a later visit before an earlier one, so that a
+receive posted ahead cannot eat the arena that the next visit needs. The next such visit takes its
+arena as soon as
+
+- fewer than `lookahead` visits have taken an arena and not started, and
+- the rank holds fewer than `max_arenas` arenas.
+
+To take an arena for a receive is to post that receive; for a new state it is a reservation. The
+arena is held while the receive is open, while the visit runs, while the state is kept for a later
+visit, and until its send has completed; the last visit of a config gives it back when it ends.
+After a visit whose next step is elsewhere, the send is posted at once and completes when the dest
+has posted the receive (rendezvous: nothing is assumed about the library's buffers).
+
+Why one walk decides
+--------------------
+The steps are: rank r takes its k-th arena, starts or ends its i-th visit, a hop completes. Each
+happens at most once, and each is allowed by a set of others having happened, or by a number of them
+(arenas given back, visits started) having been reached; since arenas are taken in a fixed order, no
+two steps compete for one. So a step that is allowed stays allowed until it happens, whatever else
+happens first. Then any order of firing what is allowed ends in the same, largest set of steps, and
+the plan ends under every timing if and only if it ends under the greedy one that `stuck` follows. A
+larger `max_arenas` or `lookahead` allows more, so a plan that ends with n arenas ends with n + 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mophpc.schedule.plan import Columns, Plan, columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOOKAHEAD = 3
+
+# A source that trains one config while its last one leaves and its next one comes.
+SPARE_ARENAS = 2
+
+
+class ArenaQueue:
+    """Which visit of one rank may take an arena next.
+
+    Args:
+        needs: positions in the rank's list of the visits that need an arena, ascending
+            (`Stop.takes_arena`).
+        max_arenas: how many arenas the rank may hold.
+        lookahead: how many visits may have an arena before they start.
+    """
+
+    __slots__ = ("_held", "_lookahead", "_max_arenas", "_needs", "_started", "_taken")
+
+    def __init__(self, needs: Sequence[int], max_arenas: int, lookahead: int = LOOKAHEAD) -> None:
+        self._needs = needs
+        self._max_arenas = max_arenas
+        self._lookahead = lookahead
+        self._taken = 0
+        self._started = 0
+        self._held = 0
+
+    @property
+    def held(self) -> int:
+        """Arenas that the rank holds now."""
+        return self._held
+
+    def take(self) -> int | None:
+        """Take an arena for the next visit that needs one and return its position, else None."""
+        if (
+            self._taken == len(self._needs)
+            or self._taken - self._started == self._lookahead
+            or self._held == self._max_arenas
+        ):
+            return None
+        self._taken += 1
+        self._held += 1
+        return self._needs[self._taken - 1]
+
+    def start(self) -> None:
+        """Note that the next visit with a taken arena starts, which lets one more be taken."""
+        assert self._started < self._taken
+        self._started += 1
+
+    def release(self) -> None:
+        """Give an arena back: a send completed, or a config's last visit ended."""
+        assert self._held > 0
+        self._held -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A visit that can never start; `index` is its place in the plan's columns."""
+
+    rank: int
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """What the walk needs to know of each visit, as plain lists (faster to index than arrays)."""
+
+    before: list[int]
+    after: list[int]
+    rank: list[int]
+    first: tuple[int, ...]
+    needs: tuple[tuple[int, ...], ...]
+
+
+def stuck(
+    plan: Plan, max_arenas: int | None = None, lookahead: int = LOOKAHEAD
+) -> tuple[Stuck, ...]:
+    """Walk the plan and return, per rank that cannot end, the visit at which it stops for ever.
+
+    Args:
+        plan: a plan in which each config makes each of its steps once.
+        max_arenas: arenas of a rank; the plan's own by default.
+        lookahead: visits that may have an arena before they start.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    links = _link(plan, columns(plan))
+    return _walk(links, plan.max_arenas if max_arenas is None else max_arenas, lookahead)
+
+
+def least_arenas(plan: Plan, lookahead: int = LOOKAHEAD) -> int | None:
+    """Return how many arenas a rank needs for the walk to end; None if no number is enough.
+
+    The search starts at ceil(num_configs / num_ranks) + 2, since fewer than that leave no room to
+    overlap a hop with a visit.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    links = _link(plan, columns(plan))
+    low = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
+    # A rank never holds two arenas of one config, so more than one per config change nothing.
+    high = max(low, plan.num_configs + 1)
+    gap = 0
+    while _walk(links, min(low + gap, high), lookahead):
+        if low + gap >= high:
+            return None
+        gap = max(1, 2 * gap)
+    good, bad = min(low + gap, high), low + gap // 2 - (gap == 0)
+    while good - bad > 1:
+        middle = (good + bad) // 2
+        good, bad = (good, middle) if _walk(links, middle, lookahead) else (middle, bad)
+    return good
+
+
+def _link(plan: Plan, table: Columns) -> _Links:
+    before, after = table.links(plan.num_configs, plan.num_steps)
+    # rank[before] is harmless for -1: step 0 needs an arena anyway.
+    needs = (before < 0) | (table.rank[before] != table.rank)
+    return _Links(
+        before=before.tolist(),
+        after=after.tolist(),
+        rank=table.rank.tolist(),
+        first=table.first,
+        needs=tuple(
+            tuple(np.flatnonzero(needs[begin:end]).tolist())
+            for begin, end in zip(table.first[:-1], table.first[1:], strict=True)
+        ),
+    )
+
+
+class _Walk:
+    """One walk: what has happened so far, and the ranks that may be able to go on."""
+
+    __slots__ = ("arrived", "done", "links", "posted", "queues", "ready", "sent", "waiting")
+
+    def __init__(self, links: _Links, max_arenas: int, lookahead: int) -> None:
+        total = len(links.before)
+        self.links = links
+        self.queues = [ArenaQueue(needs, max_arenas, lookahead) for needs in links.needs]
+        self.posted = bytearray(total)  # the visit has its arena; its receive is posted
+        self.sent = bytearray(total)  # the send that leads to the visit is posted
+        self.arrived = bytearray(total)  # the state is there
+        self.done = list(links.first[:-1])  # per rank, its first visit that has not ended
+        self.waiting = deque(range(len(links.needs)))
+        self.ready = bytearray([1] * len(links.needs))  # whether the rank is in `waiting`
+
+    def run(self) -> None:
+        while self.waiting:
+            rank = self.waiting.popleft()
+            self.ready[rank] = 0
+            self._advance(rank)
+
+    def wake(self, rank: int) -> None:
+        if not self.ready[rank]:
+            self.ready[rank] = 1
+            self.waiting.append(rank)
+
+    def _advance(self, rank: int) -> None:
+        """Let one rank go as far as it can."""
+        queue, base = self.queues[rank], self.links.first[rank]
+        end = self.links.first[rank + 1]
+        while True:
+            while (position := queue.take()) is not None:
+                self._post(base + position)
+            index = self.done[rank]
+            if index == end or not self.may_start(index):
+                return
+            if self.posted[index]:
+                queue.start()
+            self.done[rank] = index + 1
+            self._leave(index)
+
+    def _post(self, index: int) -> None:
+        self.posted[index] = 1
+        source = self.links.before[index]
+        if source < 0:
+            self.arrived[index] = 1
+        elif self.sent[index]:
+            self.arrived[index] = 1
+            self.queues[self.links.rank[source]].release()
+            self.wake(self.links.rank[source])
+
+    def may_start(self, index: int) -> bool:
+        if self.arrived[index]:
+            return True
+        before = self.links.before[index]
+        rank = self.links.rank[index]
+        return before >= 0 and self.links.rank[before] == rank and before < self.done[rank]
+
+    def _leave(self, index: int) -> None:
+        """End a visit: keep the state, send it, or let it go."""
+        rank, following = self.links.rank[index], self.links.after[index]
+        if following < 0:
+            self.queues[rank].release()
+        elif (dest := self.links.rank[following]) != rank:
+            self.sent[following] = 1
+            if self.posted[following]:
+                self.arrived[following] = 1
+                self.queues[rank].release()
+                self.wake(dest)
+
+
+def _walk(links: _Links, max_arenas: int, lookahead: int) -> tuple[Stuck, ...]:
+    walk = _Walk(links, max_arenas, lookahead)
+    walk.run()
+    found = []
+    for rank, index in enumerate(walk.done):
+        if index == links.first[rank + 1]:
+            continue
+        before = links.before[index]
+        if before >= 0 and links.rank[before] == rank:
+            reason = "its previous visit comes later in the rank's list"
+        elif not walk.posted[index]:
+            reason = f"all {max_arenas} arenas of the rank are held"
+        else:
+            reason = f"its state never leaves rank {links.rank[before]}"
+        found.append(Stuck(rank, index, reason))
+    return tuple(found)

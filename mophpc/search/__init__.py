@@ -1,0 +1,5 @@
+"""From a search space to configs; pure."""
+
+from mophpc.search.space import Config, make_configs
+
+__all__ = ["Config", "make_configs"]

@@ -1,0 +1,1 @@
+"""What happens on a rank during a visit, and the state that survives it; torch."""

@@ -1,0 +1,67 @@
+"""Evaluation of a Task on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mophpc.train.batches import Rows, batches
+from mophpc.train.task import Task
+
+
+def evaluate(
+    task: Task, rows: Rows, between: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Return `valid_loss` (mean over rows) and the Task's metrics on all validation rows."""
+    model = task.eval_model or task.model
+    streaming: dict[str, Any] = {
+        name: m for name, m in task.metrics.items() if hasattr(m, "compute")
+    }
+    whole = {name: m for name, m in task.metrics.items() if name not in streaming}
+    for metric in streaming.values():
+        metric.reset()
+    kept: list[tuple[Any, Any]] = []
+    loss_sum, seen = 0.0, 0
+    was_training = model.training
+    model.eval()
+    if isinstance(task.loss, torch.nn.Module):
+        task.loss.eval()
+    order = np.arange(rows.rows)
+    with torch.no_grad():
+        for batch in batches(rows, order, task.eval_batch_size or task.batch_size):
+            size = len(batch[task.targets])
+            if task.eval_batch_transform is not None:
+                batch = task.eval_batch_transform(batch)  # noqa: PLW2901
+            outputs, targets = model(batch[task.inputs]), batch[task.targets]
+            loss_sum += float(task.loss(outputs, targets)) * size
+            seen += size
+            for metric in streaming.values():
+                metric.update(outputs, targets)
+            if whole:
+                kept.append((outputs, targets))
+            between()
+        found = {"valid_loss": loss_sum / max(1, seen)}
+        if whole:
+            outputs = concatenate([outputs for outputs, _ in kept])
+            targets = concatenate([targets for _, targets in kept])
+            found |= {name: float(metric(outputs, targets)) for name, metric in whole.items()}
+    found |= {name: float(m.compute()) for name, m in streaming.items()}
+    model.train(was_training)
+    return {name: found[name] for name in ("valid_loss", *task.metrics)}
+
+
+def concatenate(parts: list[Any]) -> Any:
+    """Join the batches' outputs along rows, inside tuples, lists and dicts too."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in parts])
+    if isinstance(first, Mapping):
+        return {key: concatenate([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple | list):
+        joined = (concatenate(list(items)) for items in zip(*parts, strict=True))
+        return type(first)(joined) if type(first) in (tuple, list) else type(first)(*joined)
+    return parts

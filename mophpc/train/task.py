@@ -1,0 +1,134 @@
+"""What a user's `build(config)` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mophpc.errors import ExperimentError
+
+Batch = dict[str, Tensor]
+"""Field name to the rows of a batch, (rows, *shape of the field)."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state can be taken and given back: an EMA copy, a gradient scaler."""
+
+    def state_dict(self) -> Any:
+        """Return the state as nested dicts, lists and tuples of tensors and plain values."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take over a state."""
+
+
+@dataclass
+class Task:
+    """A config made concrete: what is trained, and how.
+
+    All that must survive from visit to visit is in `model`, `loss` (where it is a module),
+    `optimizer`, `lr_scheduler` and `extras`; everything else is built anew for each visit.
+    Gradients do not hop: a visit starts with none.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Any, Tensor], Tensor]
+    """Called with the model's outputs and the targets of a batch; returns a scalar."""
+    batch_size: int
+    metrics: Mapping[str, Callable[[Any, Tensor], Any]] = field(default_factory=dict)
+    """Each called once per evaluation with the outputs and targets of all validation rows; an
+    object with `update`, `compute` and `reset` (torchmetrics) is fed batch by batch instead."""
+    lr_scheduler: Any = None
+    scheduler_interval: Literal["epoch", "step"] = "epoch"
+    """Step the scheduler after each evaluation, or after each batch."""
+    scheduler_metric: str = "valid_loss"
+    """What a `ReduceLROnPlateau` is given."""
+    batch_transform: Callable[[Batch], Batch] | None = None
+    """Applied to each training batch; randomness from torch, numpy and `random` is seeded."""
+    eval_batch_transform: Callable[[Batch], Batch] | None = None
+    """Applied to each validation batch."""
+    training_step: Callable[[Task, Batch], Tensor] | None = None
+    """Replaces the usual step (zero_grad, forward, loss, backward, clip, optimizer step);
+    returns the loss. A per-step scheduler is stepped after it."""
+    clip_grad_norm: float | None = None
+    """Largest 2-norm of all gradients together, in the usual step."""
+    extras: Mapping[str, Stateful] = field(default_factory=dict)
+    """Further objects whose state hops too."""
+    eval_model: nn.Module | None = None
+    """What is evaluated instead of `model`: an EMA copy named in `extras`."""
+    eval_batch_size: int | None = None
+    inputs: str = "x"
+    """Field that the model is called with."""
+    targets: str = "y"
+    """Field that loss and metrics are called with."""
+
+
+def check_task(task: Any, config_name: str, fields: tuple[str, ...]) -> Task:
+    """Return `task` if it is a Task that can be trained on rows with `fields`.
+
+    Raises:
+        ExperimentError: it is not; the message names the config and what is allowed.
+    """
+    wrong = _fault(task, fields)
+    if wrong:
+        raise ExperimentError(f"config {config_name}: {wrong}")
+    return task  # type: ignore[no-any-return]  # _fault has looked
+
+
+def _fault(task: Any, fields: tuple[str, ...]) -> str | None:
+    if not isinstance(task, Task):
+        return f"build returned a {type(task).__name__}; it must return a mophpc.Task"
+    kinds: list[tuple[str, type | tuple[type, ...]]] = [
+        ("model", nn.Module),
+        ("optimizer", torch.optim.Optimizer),
+        ("metrics", Mapping),
+        ("extras", Mapping),
+        ("eval_model", (nn.Module, type(None))),
+    ]
+    for name, kind in kinds:
+        if not isinstance(getattr(task, name), kind):
+            allowed = getattr(kind, "__name__", "torch.nn.Module or None")
+            return f"Task.{name} is a {type(getattr(task, name)).__name__}; allowed: {allowed}"
+    for name in ("batch_size", "eval_batch_size"):
+        size = getattr(task, name)
+        good = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        if not good and (name == "batch_size" or size is not None):
+            return f"Task.{name} is {size!r}; allowed: an integer of at least 1"
+    if not callable(task.loss):
+        return f"Task.loss is a {type(task.loss).__name__}; allowed: a function of outputs, targets"
+    return _fault_in_rest(task, fields)
+
+
+def _fault_in_rest(task: Task, fields: tuple[str, ...]) -> str | None:
+    for name in ("batch_transform", "eval_batch_transform", "training_step"):
+        value = getattr(task, name)
+        if value is not None and not callable(value):
+            return f"Task.{name} is a {type(value).__name__}; allowed: a function or None"
+    clip = task.clip_grad_norm
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+        return f"Task.clip_grad_norm is {clip!r}; allowed: a positive number or None"
+    if task.scheduler_interval not in ("epoch", "step"):
+        return f"Task.scheduler_interval is {task.scheduler_interval!r}; allowed: 'epoch', 'step'"
+    if task.lr_scheduler is not None and not isinstance(task.lr_scheduler, Stateful):
+        return "Task.lr_scheduler has no state_dict and load_state_dict; its state could not hop"
+    known = ("train_loss", "valid_loss", *task.metrics)
+    if task.scheduler_metric not in known:
+        return f"Task.scheduler_metric is '{task.scheduler_metric}'; allowed: {', '.join(known)}"
+    for name, extra in task.extras.items():
+        if not isinstance(extra, Stateful):
+            return f"Task.extras['{name}'] has no state_dict and load_state_dict"
+    for name in ("inputs", "targets"):
+        if getattr(task, name) not in fields:
+            return (
+                f"Task.{name} is '{getattr(task, name)}', which the store does not have; "
+                f"it has {', '.join(fields)}"
+            )
+    reserved = [m for m in task.metrics if m in ("train_loss", "valid_loss", "seconds")]
+    if reserved:
+        return f"Task.metrics has '{reserved[0]}', a name that mophpc records itself"
+    return None

@@ -1,0 +1,288 @@
+"""Train a config again, in one process and plain torch, and compare every byte of its state.
+
+Nothing of the running layer is used here: no arena, no hop, no schedule, and the rows are read
+with zarr alone. What is shared is the user's `build`, the `Task` that it returns, and the rules
+for order and seeds that the README states, written out a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor, nn
+
+from mophpc.data.store import StoreInfo, open_store
+from mophpc.errors import RunFolderError, StoreError
+from mophpc.experiment import Experiment, load_experiment
+from mophpc.loading import source_sha256
+from mophpc.train.task import Task
+
+CACHE_BYTES = 4 << 30
+"""Shards are kept in memory up to this size."""
+
+Fields = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a config's state is what sequential training gives."""
+
+    config_id: int
+    config: str
+    recorded: str
+    """`state_sha256` of the run."""
+    again: str
+    """`state_sha256` of training again."""
+    note: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether every byte is the same."""
+        return self.recorded == self.again
+
+    def record(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self) | {"equal": self.equal}
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"{self.config}: equal {self.again}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.config}: NOT EQUAL recorded {self.recorded} again {self.again}{note}"
+
+
+def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
+    """Train configs of a run again and compare; yield a verdict each.
+
+    Args:
+        run: the run folder.
+        configs: ids or names; all that the run ended by default.
+
+    Raises:
+        RunFolderError: there is no such run or config, or the run did not end.
+        StoreError: the store is gone or another one.
+    """
+    rows = _results(run)
+    chosen = _choose(rows, configs)
+    experiment = load_experiment(run / "experiment.toml")
+    versions = tomllib.loads((run / "experiment.toml").read_text())["versions"]
+    info = open_store(Path(experiment.data.store))
+    if info.digest != versions["store"]:
+        raise StoreError(
+            f"store '{experiment.data.store}' is not the one of the run: its digest is "
+            f"{info.digest}, the run's was {versions['store']}"
+        )
+    build = experiment.load_build()
+    changed = source_sha256(build) != versions.get("build_sha256")
+    note = "the file of build has changed since the run" if changed else ""
+    torch.set_num_threads(experiment.threads)
+    shards = _Shards(info)
+    for row in chosen:
+        again = state_sha256(train_again(experiment, build, row, shards))
+        yield Verdict(row["config_id"], row["config"], row["state_sha256"], again, note)
+
+
+def _results(run: Path) -> list[dict[str, Any]]:
+    if not (run / "experiment.toml").is_file():
+        raise RunFolderError(f"'{run}' holds no run; give the folder that 'mophpc run' made")
+    if not (run / "results.json").is_file():
+        raise RunFolderError(f"the run in '{run}' did not end; it has no results to verify")
+    rows: list[dict[str, Any]] = json.loads((run / "results.json").read_text())["configs"]
+    return rows
+
+
+def _choose(rows: list[dict[str, Any]], configs: Sequence[str]) -> list[dict[str, Any]]:
+    if not configs:
+        return rows
+    chosen = []
+    for given in configs:
+        found = [
+            row
+            for row in rows
+            if given in (str(row["config_id"]), row["config"], row["config"].partition("-")[0])
+        ]
+        if not found:
+            raise RunFolderError(
+                f"the run has no config '{given}'; allowed: 0 to {len(rows) - 1}, or a name"
+            )
+        chosen += found
+    return chosen
+
+
+class _Shards:
+    """Rows of the store, as tensors, read with zarr alone."""
+
+    def __init__(self, info: StoreInfo) -> None:
+        self._info = info
+        self._group = zarr.open_group(info.path, mode="r")
+        self._kept: dict[int, Fields] = {}
+        self._valid: Fields | None = None
+
+    def train(self, shard: int) -> Fields:
+        if shard not in self._kept:
+            start = sum(self._info.shard_rows[:shard])
+            fields = self._read("train", start, start + self._info.shard_rows[shard])
+            size = sum(tensor.nbytes for tensor in fields.values())
+            if size * (len(self._kept) + 1) > CACHE_BYTES:
+                self._kept.clear()
+            self._kept[shard] = fields
+        return self._kept[shard]
+
+    def valid(self) -> Fields:
+        if self._valid is None:
+            self._valid = self._read("valid", 0, self._info.valid_rows)
+        return self._valid
+
+    def _read(self, split: str, start: int, stop: int) -> Fields:
+        found = {}
+        for field in self._info.fields:
+            array = self._group[f"{split}/{field.name}"]
+            found[field.name] = torch.from_numpy(np.array(array[start:stop]))  # type: ignore[index]  # an array
+        return found
+
+
+def train_again(
+    experiment: Experiment, build: Any, row: Mapping[str, Any], shards: _Shards
+) -> Task:
+    """Return the Task of a config after it was trained along its recorded route."""
+    seed = experiment.seed
+    _seed_all(seed)
+    task: Task = build(dict(row["hyperparameters"]))
+    route = row["route"]
+    loss_sum, rows = 0.0, 0
+    for step, visit in enumerate(route):
+        epoch, shard = visit["epoch"], visit["shard"]
+        fields = shards.train(shard)
+        total = len(next(iter(fields.values())))
+        sequence = np.random.SeedSequence([seed, epoch, shard])
+        order = np.random.Generator(np.random.PCG64(sequence)).permutation(total)
+        _seed_all(_draw(seed, epoch, shard, 1))
+        task.model.train()
+        if isinstance(task.loss, nn.Module):
+            task.loss.train()
+        task.optimizer.zero_grad()
+        for start in range(0, total, task.batch_size):
+            index = torch.from_numpy(order[start : start + task.batch_size])
+            loss = _step(task, {name: tensor[index] for name, tensor in fields.items()})
+            if not math.isfinite(loss):
+                return task
+            loss_sum += loss * len(index)
+            rows += len(index)
+        last_of_epoch = step + 1 == len(route) or route[step + 1]["epoch"] != epoch
+        if last_of_epoch:
+            _end_epoch(task, shards, _draw(seed, epoch, 0, 2), loss_sum / rows)
+            loss_sum, rows = 0.0, 0
+    return task
+
+
+def _draw(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) & (2**63 - 1)
+
+
+def _seed_all(number: int) -> None:
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)  # users' transforms may draw from it
+    random.seed(number)
+
+
+def _step(task: Task, batch: Fields) -> float:
+    if task.batch_transform is not None:
+        batch = task.batch_transform(batch)
+    if task.training_step is not None:
+        loss = float(task.training_step(task, batch))
+        if not math.isfinite(loss):
+            return loss
+    else:
+        task.optimizer.zero_grad()
+        output = task.loss(task.model(batch[task.inputs]), batch[task.targets])
+        loss = output.item()
+        if not math.isfinite(loss):
+            return loss
+        output.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if task.clip_grad_norm is not None:
+            trained = [p for group in task.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, task.clip_grad_norm)
+        task.optimizer.step()
+    if task.lr_scheduler is not None and task.scheduler_interval == "step":
+        task.lr_scheduler.step()
+    return loss
+
+
+def _end_epoch(task: Task, shards: _Shards, seed: int, train_loss: float) -> None:
+    """Step a per-epoch scheduler; evaluate only where it asks for a metric."""
+    scheduler = task.lr_scheduler
+    if scheduler is None or task.scheduler_interval != "epoch":
+        return
+    if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step()
+        return
+    if task.scheduler_metric == "train_loss":
+        scheduler.step(train_loss)
+        return
+    from mophpc.train.batches import InMemory
+    from mophpc.train.evaluation import evaluate
+
+    _seed_all(seed)
+    scheduler.step(evaluate(task, InMemory(shards.valid()))[task.scheduler_metric])
+
+
+def state_sha256(task: Task) -> str:
+    """Return SHA-256 over the Task's tensors sorted by name.
+
+    Each is its name, dtype and shape, a line each, then its bytes in row-major order.
+    """
+    tensors = dict(_named_tensors(task))
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        total.update(f"{name}\n{dtype}\n{','.join(map(str, tensor.shape))}\n".encode())
+        total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _named_tensors(task: Task) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor of the state once, under its first name."""
+    modules = {"model": task.model}
+    if isinstance(task.loss, nn.Module):
+        modules["loss"] = task.loss
+    modules |= {f"extras.{k}": v for k, v in task.extras.items() if isinstance(v, nn.Module)}
+    names: dict[int, str] = {}
+    for prefix, module in modules.items():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if id(tensor) not in names:
+                names[id(tensor)] = f"{prefix}.{name}"
+                yield f"{prefix}.{name}", tensor
+    for number, group in enumerate(task.optimizer.param_groups):
+        plain = {key: value for key, value in group.items() if key != "params"}
+        yield from _leaves(f"optimizer.group{number}", plain)
+        for parameter in group["params"]:
+            name = names[id(parameter)].removeprefix("model.")
+            yield from _leaves(f"optimizer.{name}", task.optimizer.state.get(parameter, {}))
+    if task.lr_scheduler is not None:
+        yield from _leaves("lr_scheduler", task.lr_scheduler.state_dict())
+    for name, extra in task.extras.items():
+        if not isinstance(extra, nn.Module):
+            yield from _leaves(f"extras.{name}", extra.state_dict())
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(f"{path}.{index}", item)
