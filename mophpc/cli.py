@@ -213,8 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Exit as stop:
         status = stop.exit_code
     except MophpcError as error:
-        # A failure inside a run has been said where it happened.
-        if _is_root() and not isinstance(error, RunError):
+        # A failure inside a run, or its interruption, has been said where it happened.
+        if _is_root() and not isinstance(error, RunError | InterruptError):
             print(f"mophpc: {error}", file=sys.stderr)
         status = error.exit_status
     except (KeyboardInterrupt, BrokenPipeError):

@@ -18,7 +18,7 @@ KINDS = (
     "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send or receive
     "wait",  # config, step: the rank had nothing to train until this state came
     "checkpoint",  # config, nbytes
-    "end",  # most_arenas: the rank has made all its visits
+    "end",  # most_arenas, start_rss_bytes, peak_rss_bytes: the rank has made all its visits
 )
 
 

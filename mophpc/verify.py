@@ -171,19 +171,29 @@ def train_again(
         task.model.train()
         if isinstance(task.loss, nn.Module):
             task.loss.train()
-        task.optimizer.zero_grad()
+        _clear_gradients(task)
+        visit_sum = 0.0
         for start in range(0, total, task.batch_size):
             index = torch.from_numpy(order[start : start + task.batch_size])
             loss = _step(task, {name: tensor[index] for name, tensor in fields.items()})
             if not math.isfinite(loss):
                 return task
-            loss_sum += loss * len(index)
+            visit_sum += loss * len(index)
             rows += len(index)
+        loss_sum += visit_sum  # the sum of a visit, then of an epoch: other orders round otherwise
         last_of_epoch = step + 1 == len(route) or route[step + 1]["epoch"] != epoch
         if last_of_epoch:
             _end_epoch(task, shards, _draw(seed, epoch, 0, 2), loss_sum / rows)
             loss_sum, rows = 0.0, 0
     return task
+
+
+def _clear_gradients(task: Task) -> None:
+    """A visit starts without gradients, also those of parameters that no optimizer has."""
+    task.optimizer.zero_grad()
+    for part in (task.model, task.loss, *task.extras.values()):
+        if isinstance(part, nn.Module):
+            part.zero_grad()
 
 
 def _draw(*words: int) -> int:
@@ -200,7 +210,8 @@ def _step(task: Task, batch: Fields) -> float:
     if task.batch_transform is not None:
         batch = task.batch_transform(batch)
     if task.training_step is not None:
-        loss = float(task.training_step(task, batch))
+        stepped = task.training_step(task, batch)
+        loss = stepped.item() if isinstance(stepped, Tensor) else float(stepped)
         if not math.isfinite(loss):
             return loss
     else:

@@ -417,7 +417,9 @@ def _image_files(root: Path, names: list[str]) -> list[tuple[int, list[Path]]]:
 
 
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "_"))
+    # A store may lie beside the classes, or is just being written there.
+    hidden = path.name.startswith((".", "_"))
+    return path.is_dir() and not hidden and not (path / "zarr.json").exists()
 
 
 def _pair(size: ImageSize) -> tuple[int, int]:

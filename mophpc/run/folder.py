@@ -13,6 +13,9 @@ from mophpc.errors import RunFolderError
 from mophpc.files import write_json, write_whole
 from mophpc.search.space import Config
 
+_LEFT_BEHIND = ("events", "logs", "checkpoints")
+"""What a run leaves that a mistake ended before its first visit; the next one may use it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -69,9 +72,7 @@ class RunFolder:
             )
         try:
             if self.path.is_dir():
-                foreign = sorted(
-                    p.name for p in self.path.iterdir() if p.name not in ("events", "logs")
-                )
+                foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _LEFT_BEHIND)
                 if foreign:
                     raise RunFolderError(
                         f"'{self.path}' is not empty (it has {foreign[0]}); choose another folder "

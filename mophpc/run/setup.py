@@ -6,6 +6,7 @@ A mistake found on any rank is raised on all, so that none waits for one that ha
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 from mophpc import __version__
 from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
+from mophpc.errors import ExperimentError
 from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.hop.collectives import Group
@@ -126,7 +128,15 @@ def _probe_own(
     found = []
     for config_id in range(rooms.group.rank, num_configs, rooms.group.size):
         with rooms.turn, rooms.events.timed("probe", config=config_id):
-            found.append([config_id, trainer.probe(config_id, rows).to_json()])
+            try:
+                probe = trainer.probe(config_id, rows)
+            except ExperimentError as error:
+                if error.__cause__ is None:
+                    raise
+                log = os.path.relpath(rooms.folder.log(rooms.group.rank))
+                rooms.log.warning("%s", error, exc_info=error)
+                raise ExperimentError(f"{error} (traceback in {log})") from error
+            found.append([config_id, probe.to_json()])
     return found
 
 

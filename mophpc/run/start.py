@@ -24,6 +24,7 @@ from mophpc.run.carrier import Carrier
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
 from mophpc.run.logs import close_logger, rank_logger
+from mophpc.run.memory import peak_rss_bytes
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.setup import Prepared, Rooms, claim, prepare_run
@@ -32,6 +33,9 @@ from mophpc.schedule import stops
 
 ADVANCE_EVERY_S = 1e-3
 """Least time between two looks at the messages while training."""
+
+GRACE_S = 3.0
+"""After a signal, the other ranks leave it to rank 0 for so long to end the run."""
 
 
 def run(
@@ -85,34 +89,44 @@ def run_rank(
 ) -> Results:
     """Run this rank's part. Collective."""
     group = Group(transport, stop.check)
-    begun = group.from_root(lambda: claim(experiment, folder, group.size))
-    experiment = Experiment.model_validate(begun["experiment"])
-    group.attempt(folder.make)
-    rooms = Rooms(
-        group=group,
-        folder=folder,
-        view=view,
-        events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
-        log=rank_logger(folder, group.rank),
-        turn=turn or nullcontext(),
-    )
-    walk = _Walk(rooms, transport, stop)
     try:
-        return walk.run(experiment, prepare_run(rooms, experiment, walk.between))
-    except (UserError, PeerError):
-        raise  # every rank has it
+        begun = group.from_root(lambda: claim(experiment, folder, group.size))
+        experiment = Experiment.model_validate(begun["experiment"])
+        group.attempt(folder.make)
+        rooms = Rooms(
+            group=group,
+            folder=folder,
+            view=view,
+            events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
+            log=rank_logger(folder, group.rank),
+            turn=turn or nullcontext(),
+        )
+        return _walk(rooms, experiment, transport, stop)
     except InterruptError as error:
-        rooms.log.error("rank %d of %d: %s", group.rank, group.size, error)
+        if group.rank == 0:
+            view.note(f"mophpc: {error}; what was finished is in {folder.path}")
+        elif group.size > 1:
+            time.sleep(GRACE_S)  # rank 0 has a journal to close, and the word
         if group.size > 1:
             transport.abort(error.exit_status)
         raise
+
+
+def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: StopFlag) -> Results:
+    """Set up and make the visits; an error that only this rank has ends all ranks."""
+    walk = _Walk(rooms, transport, stop)
+    try:
+        return walk.run(experiment, prepare_run(rooms, experiment, walk.between))
+    except (InterruptError, UserError, PeerError) as error:
+        rooms.log.warning("ends: %s", error)
+        raise  # every rank has it
     except Exception as error:
         failure = walk.fail(error)
-        if group.size > 1:
+        if transport.size > 1:
             transport.abort(failure.exit_status)
         raise failure from error
     finally:
-        view.end()
+        rooms.view.end()
         rooms.events.close()
         close_logger(rooms.log)
 
@@ -196,9 +210,14 @@ class _Walk:
             turn=rooms.turn,
             log=rooms.log,
         )
+        before = peak_rss_bytes()
         self._program = RankProgram(own, carrier, equipment, self._place)
         self._program.run()
-        most = {"most_arenas": carrier.pool.most}
+        most = {
+            "most_arenas": carrier.pool.most,
+            "start_rss_bytes": before,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
         rooms.events.write("end", rooms.events.now(), rooms.events.now(), **most)
         equipment.report({"kind": "rank", "rank": transport.rank, "last": True, **most})
         self._part(sender, receiver, coordinator)

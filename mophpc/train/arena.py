@@ -70,27 +70,53 @@ def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 
 def lay_out(tensors: Mapping[str, Tensor]) -> Layout:
-    """Give every tensor a place, in order; tensors that share their bytes share a place.
+    """Give every tensor a place, in order; tensors that share bytes share them in the arena too.
 
     Raises:
         StateError: a tensor is not a dense one on a real device.
     """
-    slots: list[Slot] = []
-    shared: dict[tuple[Any, ...], int] = {}
-    end = 0
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
             raise StateError(f"tensor '{name}' is sparse, quantized or without data; it cannot hop")
+    runs = _runs(tensors)
+    slots: list[Slot] = []
+    offsets: dict[int, int] = {}  # by a run's address
+    end = 0
+    for name, tensor in tensors.items():
+        start, stop = runs[name]
+        if start not in offsets or start == stop:
+            offsets[start] = -(-end // ALIGNMENT) * ALIGNMENT
+            end = offsets[start] + stop - start
+        inside = 0 if start == stop else tensor.data_ptr() - start
+        if inside % tensor.element_size():
+            raise StateError(f"tensor '{name}' overlaps another one between two of its elements")
         shape, stride = tuple(tensor.shape), tensor.stride()
-        key = (tensor.data_ptr(), shape, stride, tensor.dtype)
-        size = extent(shape, stride) * tensor.element_size()
-        offset = shared.get(key) if size else None
-        if offset is None:
-            offset = -(-end // ALIGNMENT) * ALIGNMENT
-            end = offset + size
-            shared[key] = offset
-        slots.append(Slot(name, dtype_name(tensor.dtype), shape, stride, offset))
+        slots.append(Slot(name, dtype_name(tensor.dtype), shape, stride, offsets[start] + inside))
     return Layout(tuple(slots), max(ALIGNMENT, -(-end // ALIGNMENT) * ALIGNMENT))
+
+
+def _runs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Return for each tensor the run of addresses that it and those overlapping it take up.
+
+    A weight tied to another's transpose is one run; empty tensors have an empty one each.
+    """
+    spans = []
+    for name, tensor in tensors.items():
+        size = extent(tuple(tensor.shape), tensor.stride()) * tensor.element_size()
+        spans.append((tensor.data_ptr() if size else 0, size, name))
+    found: dict[str, tuple[int, int]] = {}
+    run: list[str] = []
+    first = last = 0
+    for start, size, name in sorted(spans):
+        if start >= last:
+            run, first, last = [], start, start
+        run.append(name)
+        if start + size > last:
+            last = start + size
+            found.update(dict.fromkeys(run, (first, last)))
+        else:
+            found[name] = (first, last)
+    return found
 
 
 def allocate(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

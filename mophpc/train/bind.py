@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mophpc.errors import StateError
-from mophpc.train.arena import Layout, lay_out, views
+from mophpc.train.arena import Layout, allocate, lay_out, views
 from mophpc.train.task import Task
 from mophpc.train.tree import Tensors, join, split
 
@@ -40,6 +40,13 @@ def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
     for name, extra in task.extras.items():
         if isinstance(extra, nn.Module):
             yield f"extras.{name}", extra
+
+
+def clear_gradients(task: Task) -> None:
+    """Let go of all gradients, also of parameters that no optimizer has; they do not hop."""
+    task.optimizer.zero_grad(set_to_none=True)
+    for _, module in modules_of(task):
+        module.zero_grad(set_to_none=True)
 
 
 def module_tensors(task: Task) -> Tensors:
@@ -117,15 +124,28 @@ def settle(task: Task, layout: Layout, arena: Arena, progress: Sequence[float] =
     tensors, rest = collect(task)
     places = views(layout, arena)
     late: list[tuple[str, Tensor]] = []
+    moves: list[tuple[Tensor, Tensor]] = []
     known = {slot.name: slot for slot in layout.slots}
+    tenants: dict[int, int] = {}  # by offset, the address of the tensor whose place it is
+    begin = arena.ctypes.data
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise StateError(f"tensor '{name}' has no data")
-        slot = known.get(name)
-        if slot is None or not slot.fits(tensor):
+        slot, address = known.get(name), tensor.data_ptr()
+        fits = slot is not None and slot.fits(tensor)
+        # Tied in the layout and no longer: the place is the first one's.
+        if slot is not None and fits and tenants.setdefault(slot.offset, address) == address:
+            if address == places[name].data_ptr():
+                continue
+            moves.append((places[name], tensor))
+        else:
             late.append((name, tensor))
-        elif tensor.data_ptr() != places[name].data_ptr():
-            places[name].copy_(tensor)
+    inside = range(begin, begin + len(arena))
+    # A tensor may lie in another's place (`self.older = self.newest`), which is about to change.
+    late = [(name, t.clone() if t.data_ptr() in inside else t) for name, t in late]
+    moves = [(place, t.clone() if t.data_ptr() in inside else t) for place, t in moves]
+    for place, tensor in moves:
+        place.copy_(tensor)
     absent = [name for name in known if name not in tensors]
     absent += [name for name, _ in late if name in known]
     return _pack(rest | {"absent": absent, "progress": list(progress)}, late, layout.template)
@@ -159,7 +179,9 @@ def unpack(layout: Layout, arena: Arena, raw: bytes) -> tuple[Tensors, dict[str,
         rest: dict[str, Any] = json.loads(unpacker.decompress(raw[start : start + length]))
         tensors = views(layout, arena, frozenset(rest["absent"]))
         if rest["late"] is not None:
-            tail = np.frombuffer(raw, dtype=np.uint8, offset=start + length).copy()
+            beyond = np.frombuffer(raw, dtype=np.uint8, offset=start + length)
+            tail = allocate(len(beyond))  # aligned, as the tensors were
+            tail[:] = beyond
             tensors |= views(Layout.from_json(rest["late"]), tail)
     except (ValueError, KeyError, struct.error, zlib.error, RuntimeError) as error:
         raise StateError(f"the state that arrived is damaged: {error}") from error

