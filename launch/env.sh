@@ -190,6 +190,7 @@ mpirun_ranks() {
     environment+=("COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 80)}")
   else
     environment+=("TTY_COMPATIBLE=${TTY_COMPATIBLE:-0}" "TTY_INTERACTIVE=${TTY_INTERACTIVE:-0}")
+    environment+=("NO_COLOR=${NO_COLOR-1}")
   fi
   if [[ -n "${MOPHPC_TIMEOUT:-}" ]]; then
     # In the foreground: otherwise Ctrl-C would no longer reach mpirun.

@@ -110,7 +110,7 @@ def plan(
     svg: Annotated[Path | None, typer.Option(help="Write a picture of the schedule here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an experiment and print its schedule, without MPI and before any queue.
+    """Check an experiment and print its schedule, without MPI.
 
     Example: mophpc plan launch/experiments/digits.toml --ranks 4
     """
@@ -136,7 +136,7 @@ def run(
     progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train every config; start it with mpirun or srun, one process per rank.
+    """Train every config; start it with mpirun or srun.
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
@@ -164,7 +164,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train configs again along their routes, in plain torch, and compare every byte.
+    """Train configs again in plain torch and compare every byte.
 
     Example: mophpc verify runs/first --config 3
     """
@@ -195,10 +195,9 @@ def _group() -> Group | None:
     if launched is None or launched[0] == 1:
         return None
     from mophpc.hop.collectives import Group
-    from mophpc.hop.mpi import MpiTransport, check_launch
+    from mophpc.hop.mpi import start_mpi
 
-    check_launch()
-    return Group(MpiTransport())
+    return Group(start_mpi())
 
 
 def _is_root() -> bool:
@@ -229,5 +228,7 @@ def _usage(error: Any) -> int:
     if not hasattr(error, "format_message"):
         raise error
     if _is_root():
-        print(f"mophpc: {error.format_message()} (see --help)", file=sys.stderr)
+        text = error.format_message()
+        bare = type(error).__name__ == "NoArgsIsHelpError"
+        print(text if bare else f"mophpc: {text} (see --help)", file=sys.stderr)
     return UserError.exit_status

@@ -139,6 +139,10 @@ class Experiment(_Settings):
     def resolved(self, versions: Mapping[str, str]) -> dict[str, Any]:
         """Return what `experiment.toml` of a run folder holds, with the versions in use."""
         settings = self.model_dump(exclude_none=True, exclude_defaults=False)
+        settings["build"] = resolve(self.build, Path.cwd())
+        for key in ("store", "stage"):
+            if key in settings["data"]:
+                settings["data"][key] = str(Path(settings["data"][key]).resolve())
         for empty in ("space", "configs"):
             if not settings[empty]:
                 del settings[empty]

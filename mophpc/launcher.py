@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+OPEN_MPI, HYDRA = "Open MPI", "MPICH"
+
 _SIZE_VARIABLES = (
-    ("OMPI_COMM_WORLD_SIZE", "Open MPI"),
-    ("PMI_SIZE", "an MPICH-like MPI"),
+    ("OMPI_COMM_WORLD_SIZE", OPEN_MPI),
+    ("PMI_SIZE", HYDRA),  # MPICH and what is made from it: Intel, Cray
     ("PALS_NRANKS", "PALS"),
     ("SLURM_STEP_NUM_TASKS", "srun"),
 )

@@ -81,7 +81,7 @@ def preview(experiment: Experiment, ranks: int) -> Preview:
         seed=experiment.seed,
     )
     rows = read_shard(store, 0, memory_budget=PROBE_BYTES)
-    trainer.adopt([trainer.probe(config.config_id, rows) for config in configs])
+    trainer.adopt([trainer.probe(config.config_id, rows, store.shard_rows) for config in configs])
     check_objective(trainer, [c.name for c in configs], experiment.objective.metric)
     plan = make_plan(
         experiment.schedule.policy,

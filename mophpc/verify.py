@@ -22,6 +22,7 @@ import torch
 import zarr
 from torch import Tensor, nn
 
+from mophpc.data.shard import check_store
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import RunFolderError, StoreError
 from mophpc.experiment import Experiment, load_experiment
@@ -83,6 +84,9 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
             f"store '{experiment.data.store}' is not the one of the run: its digest is "
             f"{info.digest}, the run's was {versions['store']}"
         )
+    damage = check_store(info.path)  # zarr reads a missing object as zeros
+    if damage:
+        raise StoreError(damage[0])
     build = experiment.load_build()
     changed = source_sha256(build) != versions.get("build_sha256")
     note = "the file of build has changed since the run" if changed else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Verdict:
     """What one rank says of one phase of a test."""
 
     outcome: str
+    summary: str
     text: str
     sections: tuple[tuple[str, str], ...]
 
@@ -116,6 +118,10 @@ def pytest_configure(config: pytest.Config) -> None:
     with capture.global_and_fixture_disabled():
         stderr_fd = os.dup(2)
     config.stash[_session] = MpiSession(MPI.COMM_WORLD.Dup(), stderr_fd)
+    # Of its own: pytest tidies up old folders, and ranks would do so in each other's.
+    folder = Path(tempfile.gettempdir(), f"pytest-of-uid-{os.getuid()}-rank-{MPI.COMM_WORLD.rank}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
     if MPI.COMM_WORLD.rank > 0:
         # Rank 0 reports for all. The writer is pytest's, and there is no public way to hush it.
         reporter: Any = config.pluginmanager.getplugin("terminalreporter")
@@ -135,11 +141,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     session = config.stash.get(_session, None)
-    wanted = [item for item in items if (item.get_closest_marker("mpi") is None) == (not session)]
-    unwanted = [item for item in items if item not in wanted]
-    if unwanted:
-        config.hook.pytest_deselected(items=unwanted)
-        items[:] = wanted
+    sorted_out: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        sorted_out[bool(item.get_closest_marker("mpi")) == bool(session)].append(item)
+    config.hook.pytest_deselected(items=sorted_out[False])
+    items[:] = sorted_out[True]
     if session is None:
         return
     for item in items:
@@ -162,25 +168,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("the ranks have not collected the same tests")
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what turns failures into xfail
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report: Any = yield
     session = item.config.stash.get(_session, None)
     if session is None:
         return report
+    crash = getattr(report.longrepr, "reprcrash", None)
+    summary = crash.message.partition("\n")[0] if crash else ""
     verdicts = session.gather(
         item.nodeid,
-        Verdict(report.outcome, report.longreprtext, tuple(report.sections)),
+        Verdict(report.outcome, summary, report.longreprtext, tuple(report.sections)),
     )
     failed = {rank: said for rank, said in enumerate(verdicts) if said.outcome == "failed"}
     outcomes = {said.outcome for said in verdicts}
     if failed:
-        ranks_by_text: dict[str, list[int]] = {}
-        for rank, said in failed.items():
-            ranks_by_text.setdefault(said.text, []).append(rank)
         report.longrepr = "\n\n".join(
-            f"==== rank {', '.join(map(str, ranks))} of {session.comm.size}\n{text}"
-            for text, ranks in ranks_by_text.items()
+            f"rank {rank} of {session.comm.size}: {said.summary}\n{said.text}"
+            for rank, said in failed.items()
         )
         report.sections = [
             (f"{title}, rank {rank}", content)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 
-from mpi4py import MPI
+import mpi4py
 
-from mophpc.errors import HopError, LaunchError
-from mophpc.hop.transport import NUM_CHANNELS, Buffer
-from mophpc.launcher import launched_ranks
+# The library is asked for its name before it is initialised: one that does not belong to the
+# launcher may not survive its initialisation.
+mpi4py.rc.initialize = False
+mpi4py.rc.finalize = True
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # mpi4py's doubts about the launcher; ours are an error
+    from mpi4py import MPI
+
+from mophpc.errors import HopError, LaunchError  # noqa: E402  # after the settings above
+from mophpc.hop.transport import NUM_CHANNELS, Buffer  # noqa: E402
+from mophpc.launcher import HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
 
 class _MpiRequest:
@@ -60,23 +69,42 @@ class MpiTransport:
 
 
 def library_version() -> str:
-    """Return the MPI library's name and version, on one line."""
-    return MPI.Get_library_version().replace("\0", "").splitlines()[0].strip(" ,")
+    """Return the MPI library's name and version, as in `Open MPI 5.0.11`."""
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
 
 
-def check_launch(environ: Mapping[str, str] = os.environ) -> None:
-    """Check that the launcher and mpi4py speak the same MPI.
+def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
+    """Initialise MPI and return this process's transport. Collective.
 
     Raises:
-        LaunchError: the launcher started several processes and each is alone.
+        LaunchError: the launcher and mpi4py speak different MPIs; raised by each process, alone.
     """
+    _check_library(environ)
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     launched = launched_ranks(environ)
     size = MPI.COMM_WORLD.Get_size()
-    if launched is None or launched[0] == size:
+    if launched is not None and launched[0] != size:
+        ranks, launcher = launched
+        raise LaunchError(
+            f"{launcher} started {ranks} processes but mpi4py sees {size}; {_advice(launcher)}"
+        )
+    return MpiTransport()
+
+
+def _check_library(environ: Mapping[str, str]) -> None:
+    launched = launched_ranks(environ)
+    if launched is None or launched[0] == 1:
         return
-    ranks, launcher = launched
-    raise LaunchError(
-        f"{launcher} started {ranks} processes but mpi4py sees {size} (it uses "
-        f"{library_version()}); start them with the launcher of that MPI, or install the mpi4py "
-        f"and MPI that belong to {launcher}"
+    is_open_mpi = MPI.get_vendor()[0] == "Open MPI"
+    launcher = launched[1]
+    if (launcher == OPEN_MPI and not is_open_mpi) or (launcher == HYDRA and is_open_mpi):
+        raise LaunchError(f"the launcher is that of {launcher}; {_advice(launcher)}")
+
+
+def _advice(launcher: str) -> str:
+    return (
+        f"mpi4py uses {library_version()}: start with the launcher of that MPI, or make mpi4py "
+        f"use the MPI of {launcher}"
     )

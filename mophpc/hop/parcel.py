@@ -112,10 +112,15 @@ class Incoming:
         self._head_done = False
 
     def test(self) -> bool:
-        """Let it progress; return whether all of it is here."""
-        if not self._head_done:
-            self._head_done = self._head.test()
-            if self._head_done and self._rest_is_separate():
+        """Let it progress; return whether all of it is here.
+
+        Raises:
+            HopError: what arrives is no state, or one of another size.
+        """
+        if not self._head_done and self._head.test():
+            self._head_done = True
+            self._check_head()  # now: chunks that were never sent would be waited for without end
+            if self._rest_is_separate():
                 self._rest = np.empty(self._fields()[-1], dtype=np.uint8)
                 request = self._transport.irecv(self._rest, self.source, self._tag, HOPS)
                 self._requests.append(request)
@@ -140,25 +145,27 @@ class Incoming:
         Raises:
             HopError: it is not the state of `config_id` before its visit `step`.
         """
-        magic, version, flags, got_config, got_step, arena_nbytes, rest_nbytes = self._fields()
-        if (magic, version) != (_MAGIC, _VERSION):
-            raise HopError(f"rank {self.source} sent something that is no hop of this version")
+        _, _, flags, got_config, got_step, _, rest_nbytes = self._fields()
         if (got_config, got_step) != (config_id, step):
             raise HopError(
                 f"rank {self.source} sent config {got_config} before step {got_step}; the plan "
                 f"says config {config_id} before step {step}"
             )
-        diverged = bool(flags & _DIVERGED)
-        if not diverged and arena_nbytes != len(self._arena):
-            raise HopError(
-                f"rank {self.source} sent {arena_nbytes} bytes of config {config_id}, whose arena "
-                f"has {len(self._arena)}"
-            )
         if self._rest is not None:
             rest = self._rest.tobytes()
         else:
             rest = self._header[_HEADER.size : _HEADER.size + rest_nbytes].tobytes()
-        return Parcel(config_id, step, self._arena, rest, diverged)
+        return Parcel(config_id, step, self._arena, rest, bool(flags & _DIVERGED))
+
+    def _check_head(self) -> None:
+        magic, version, flags, config_id, _, nbytes, _ = self._fields()
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise HopError(f"rank {self.source} sent something that is no hop of this version")
+        if not flags & _DIVERGED and nbytes != len(self._arena):
+            raise HopError(
+                f"rank {self.source} sent {nbytes} bytes of config {config_id}, whose arena "
+                f"has {len(self._arena)}"
+            )
 
     def _fields(self) -> tuple[bytes, int, int, int, int, int, int]:
         return _HEADER.unpack_from(self._header.data)

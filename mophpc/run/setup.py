@@ -95,7 +95,7 @@ def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None
         between=between,
     )
     first = shards[min(shards)]
-    own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), first))
+    own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), first, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)))
     plan = from_json(group.from_root(lambda: _plan(rooms, experiment, store, configs, trainer)))
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
@@ -122,14 +122,18 @@ def _load(
 
 
 def _probe_own(
-    rooms: Rooms, trainer: TorchTrainer, num_configs: int, rows: ShardReader
+    rooms: Rooms,
+    trainer: TorchTrainer,
+    num_configs: int,
+    rows: ShardReader,
+    shard_rows: tuple[int, ...],
 ) -> list[Any]:
     """Probe every size-th config: the ranks share the work."""
     found = []
     for config_id in range(rooms.group.rank, num_configs, rooms.group.size):
         with rooms.turn, rooms.events.timed("probe", config=config_id):
             try:
-                probe = trainer.probe(config_id, rows)
+                probe = trainer.probe(config_id, rows, shard_rows)
             except ExperimentError as error:
                 if error.__cause__ is None:
                     raise

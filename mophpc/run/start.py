@@ -72,10 +72,9 @@ def run(
             return run_local(experiment, folder, ranks, view, stop)
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
-        from mophpc.hop.mpi import MpiTransport, check_launch
+        from mophpc.hop.mpi import start_mpi
 
-        check_launch()
-        return run_rank(experiment, folder, MpiTransport(), view, stop)
+        return run_rank(experiment, folder, start_mpi(), view, stop)
 
 
 def run_rank(

@@ -128,7 +128,17 @@ def _fault_in_rest(task: Task, fields: tuple[str, ...]) -> str | None:
                 f"Task.{name} is '{getattr(task, name)}', which the store does not have; "
                 f"it has {', '.join(fields)}"
             )
-    reserved = [m for m in task.metrics if m in ("train_loss", "valid_loss", "seconds")]
-    if reserved:
-        return f"Task.metrics has '{reserved[0]}', a name that mophpc records itself"
+    return _fault_in_metrics(task.metrics)
+
+
+def _fault_in_metrics(metrics: Mapping[str, Any]) -> str | None:
+    for name, metric in metrics.items():
+        if name in ("train_loss", "valid_loss", "seconds"):
+            return f"Task.metrics has '{name}', a name that mophpc records itself"
+        fed = all(hasattr(metric, method) for method in ("update", "compute", "reset"))
+        if not fed and not callable(metric):
+            return (
+                f"Task.metrics['{name}'] is a {type(metric).__name__}; allowed: a function of "
+                f"outputs, targets, or an object with update, compute and reset"
+            )
     return None

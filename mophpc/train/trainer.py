@@ -12,9 +12,10 @@ import torch
 
 from mophpc.errors import ExperimentError, MophpcError
 from mophpc.train.arena import Layout, allocate
-from mophpc.train.batches import Rows, batches
+from mophpc.train.batches import InMemory, Rows, batches
 from mophpc.train.bind import Arena, bind, bind_new, layout_of, settle
 from mophpc.train.digest import state_sha256
+from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
 from mophpc.train.task import Batch, Task, check_task
@@ -44,6 +45,16 @@ class Probe:
     def from_json(cls, value: Mapping[str, Any]) -> Probe:
         """Read what `to_json` gave."""
         return cls(Layout.from_json(value["layout"]), value["ordinary"], tuple(value["metrics"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """The state after a batch, and the metrics of that batch, or why there are none."""
+
+    arena: Arena
+    rest: bytes
+    metrics: dict[str, float]
+    failure: str | None = None
 
 
 class TorchTrainer:
@@ -120,14 +131,20 @@ class TorchTrainer:
         """Return the state's `state_sha256`."""
         return state_sha256(self._probes[config_id].layout, arena, rest)
 
-    def probe(self, config_id: int, rows: Rows) -> Probe:
+    def probe(self, config_id: int, rows: Rows, shard_rows: Sequence[int] = ()) -> Probe:
         """Train two batches on the side to learn a config's layout and whether lean builds work.
 
         The second batch is trained twice from the same state, once around an ordinary build and
-        once around one on the meta device. Only if every byte agrees are visits built lean.
+        once around one on the meta device, and both are evaluated on it. Only if every byte
+        and every metric agree are visits built lean.
+
+        Args:
+            config_id: the config.
+            rows: a shard, from which the batch is taken.
+            shard_rows: rows of all shards, to try the shortest last batch that there will be.
 
         Raises:
-            ExperimentError: `build` or the first batch failed; the message names the config.
+            ExperimentError: `build` or a batch failed; the message names the config.
         """
         name = self._configs[config_id][0]
         task = self._build(config_id)
@@ -139,8 +156,13 @@ class TorchTrainer:
             arena[:] = 0  # bytes between tensors are compared too
             rest = settle(task, layout, arena)
             metrics = tuple(task.metrics)
+            self._try_short(name, task, batch, shard_rows)
             del task
-            ordinary = self._trial(config_id, layout, arena.copy(), rest, batch, lean=False)
+            other = allocate(layout.nbytes)
+            other[:] = arena
+            ordinary = self._trial(config_id, layout, other, rest, batch, lean=False)
+        except ExperimentError:
+            raise
         except MophpcError as error:
             raise ExperimentError(f"config {name}: {error}") from error
         except Exception as error:  # whatever the user's code raises
@@ -150,20 +172,46 @@ class TorchTrainer:
         reason = None
         try:
             lean = self._trial(config_id, layout, arena, rest, batch, lean=True)
-            if lean[1] != ordinary[1] or not np.array_equal(lean[0], ordinary[0]):
+            if lean.rest != ordinary.rest or not np.array_equal(lean.arena, ordinary.arena):
                 reason = "a build on the meta device trains differently"
+            elif ordinary.failure is not None:
+                reason = f"its evaluation cannot be tried on a batch: {ordinary.failure}"
+            elif lean.failure is not None:
+                reason = f"evaluating a build on the meta device fails: {lean.failure}"
+            elif repr(lean.metrics) != repr(ordinary.metrics):
+                reason = "a build on the meta device is evaluated differently"
         except Exception as error:  # any failure means: build it the ordinary way
-            reason = f"building on the meta device fails: {_said(error)}"
+            # Without the config's name: many configs may fail alike, which is said once.
+            cause = error.__cause__ if isinstance(error, ExperimentError) else error
+            reason = f"building on the meta device fails: {_said(cause or error)}"
         return Probe(layout, reason, metrics)
+
+    def _try_short(self, name: str, task: Task, batch: Batch, shard_rows: Sequence[int]) -> None:
+        """Train the shortest last batch: BatchNorm, for one, cannot be trained on a single row."""
+        size = min((rows % task.batch_size or task.batch_size for rows in shard_rows), default=0)
+        if not 0 < size < len(batch[task.targets]):
+            return
+        try:
+            self._step(task, {field: rows[:size] for field, rows in batch.items()})
+        except Exception as error:
+            raise ExperimentError(
+                f"config {name}: the last batch of a shard has {size} of {task.batch_size} rows, "
+                f"and training on so few raised {_said(error)}; choose another batch_size"
+            ) from error
 
     def _trial(
         self, config_id: int, layout: Layout, arena: Arena, rest: bytes, batch: Batch, *, lean: bool
-    ) -> tuple[Arena, bytes]:
+    ) -> _Trial:
         task, _ = bind(lambda: self._build(config_id), layout, arena, rest, lean=lean)
         self._step(task, batch)
         if not lean and layout_of(task).nbytes != layout.nbytes:
             _log.info("config %s: its state grows as it trains", self._configs[config_id][0])
-        return arena, settle(task, layout, arena)
+        rest = settle(task, layout, arena)
+        try:
+            # Metrics and transforms may hold tensors of their own, which a lean build empties.
+            return _Trial(arena, rest, evaluate(task, InMemory(batch)))
+        except Exception as error:  # a metric may well want more than a batch
+            return _Trial(arena, rest, {}, _said(error))
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)
@@ -186,7 +234,7 @@ class TorchTrainer:
         )
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 

@@ -48,7 +48,11 @@ def split(value: Any, path: str, tensors: Tensors) -> Any:
 
 
 def _pairs(value: Mapping[Any, Any], path: str, tensors: Tensors) -> list[Any]:
-    return [[split(k, path, {}), split(v, f"{path}.{k}", tensors)] for k, v in value.items()]
+    in_keys: Tensors = {}
+    pairs = [[split(k, path, in_keys), split(v, f"{path}.{k}", tensors)] for k, v in value.items()]
+    if in_keys:
+        raise StateError(f"the state has a tensor as a key at '{path}', which cannot hop")
+    return pairs
 
 
 def _split_rare(value: Any, path: str, tensors: Tensors) -> Any:

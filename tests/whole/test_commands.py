@@ -1,0 +1,127 @@
+"""Commands as a user starts them, in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from user_code import build
+from whole_testing import command, journal_is_whole, local_run
+
+Capture = pytest.CaptureFixture[str]
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize("name", ["prepare", "inspect", "plan", "run", "verify"])
+def test_help_shows_an_example(capsys: Capture, name: str) -> None:
+    status, out, _ = command(capsys, name, "--help")
+    assert status == 0
+    assert "Example:" in out
+
+
+def test_inspect(capsys: Capture, store: Path) -> None:
+    status, out, _ = command(capsys, "inspect", store, "--check")
+    assert status == 0
+    assert "all checksums are right" in out
+    status, out, _ = command(capsys, "inspect", store, "--json", "--check")
+    record = json.loads(out)
+    assert record["rows"] == 144
+    assert record["shards"] == 4
+    assert record["damage"] == []
+
+
+def test_plan(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    toml = write_experiment()
+    status, out, _ = command(capsys, "plan", toml, "--ranks", 4, "--svg", tmp_path / "plan.svg")
+    assert status == 0
+    for expected in ("rank 3 (shard 3)", "makespan", "idle", "moved", "3 = c003-width=8,lr=0.05"):
+        assert expected in out
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+    status, out, _ = command(capsys, "plan", toml, "--ranks", 2, "--json")
+    assert json.loads(out)["num_ranks"] == 2
+
+
+def test_run_folder(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    status, out, err = local_run(capsys, write_experiment(), tmp_path / "run")
+    assert status == 0
+    assert f"run folder: {tmp_path / 'run'}" in out
+    assert "4 configs, 4 shards, 2 ranks, 2 epochs: 32 visits, 0% idle by plan" in err
+    run = tmp_path / "run"
+    rows = json.loads((run / "results.json").read_text())
+    assert [row["status"] for row in rows["configs"]] == ["done"] * 4
+    assert rows["metric"] == "accuracy"
+    table = list(csv.DictReader((run / "results.csv").read_text().splitlines()))
+    assert [row["state_sha256"] for row in table] == [r["state_sha256"] for r in rows["configs"]]
+    assert table[0]["route"] == "0,1,2,3|3,2,1,0"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 8
+    assert journal_is_whole(run)
+    plan = json.loads((run / "plan.json").read_text())
+    assert all(end is not None for own in plan["real_end_s"] for end in own)
+
+
+def test_weights_load(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
+    folder = tmp_path / "run/checkpoints/c001-width=4,lr=0.05"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    model = build(manifest["hyperparameters"]).model
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.eval()
+    assert torch.isfinite(model(torch.zeros(2, 6))).all()
+
+
+def test_verify(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
+    status, out, _ = command(capsys, "verify", tmp_path / "run")
+    assert status == 0
+    assert "4 of 4 configs are equal" in out
+    status, out, _ = command(capsys, "verify", tmp_path / "run", "-c", "2", "--json")
+    assert [verdict["equal"] for verdict in json.loads(out)] == [True]
+
+
+def test_verify_notices_a_wrong_byte(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
+    path = tmp_path / "run/results.json"
+    record = json.loads(path.read_text())
+    record["configs"][1]["state_sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    status, out, _ = command(capsys, "verify", tmp_path / "run")
+    assert status == 1
+    assert "NOT EQUAL" in out
+    assert "3 of 4 configs" in out
+
+
+def test_equal_experiments_give_equal_files(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment()
+    for name in ("a", "b"):
+        assert local_run(capsys, toml, tmp_path / name, ranks=4)[0] == 0
+    for name in ("results.csv", "results.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_resolved_experiment_runs_again(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "a")[0] == 0
+    assert local_run(capsys, tmp_path / "a/experiment.toml", tmp_path / "b")[0] == 0
+    assert (tmp_path / "a/results.csv").read_bytes() == (tmp_path / "b/results.csv").read_bytes()
+
+
+def test_a_diverged_config_leaves_and_the_others_go_on(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    status, _, err = local_run(capsys, write_experiment("diverges"), tmp_path / "run")
+    assert status == 0
+    assert "c001-width=4,lr=0.05 diverged (loss not finite) in epoch 0, shard" in err
+    rows = json.loads((tmp_path / "run/results.json").read_text())["configs"]
+    assert [row["status"] for row in rows] == ["done", "diverged", "done", "diverged"]
+    assert [len(row["route"]) for row in rows] == [8, 3, 8, 3]
+    assert command(capsys, "verify", tmp_path / "run")[0] == 0

@@ -1,0 +1,133 @@
+"""Whole runs under mpirun, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mpi_launch import end, launched, mpirun
+from whole_testing import command, complaint, journal_is_whole
+
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
+
+Capture = pytest.CaptureFixture[str]
+Write = Callable[..., Path]
+ENDS_WITHIN_S = 10.0
+
+
+def test_run_verify_and_the_local_twin(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment()
+    done = mpirun(4, "mophpc", "run", toml, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "run folder:" in done.stdout
+    assert command(capsys, "verify", tmp_path / "run")[0] == 0
+    local = ["--transport", "local", "--ranks", 4, "--progress", "off"]
+    assert command(capsys, "run", toml, "--out", tmp_path / "local", *local)[0] == 0
+    same = [(tmp_path / run / "results.csv").read_bytes() for run in ("run", "local")]
+    assert same[0] == same[1]
+
+
+def test_prepare_in_parallel_gives_the_same_store(tmp_path: Path, capsys: Capture) -> None:
+    done = mpirun(3, "mophpc", "prepare", "digits", tmp_path / "a.zarr", "--shards", "4")
+    assert done.returncode == 0, done.stderr
+    assert command(capsys, "prepare", "digits", tmp_path / "b.zarr", "--shards", 4)[0] == 0
+    files = sorted(p.relative_to(tmp_path / "a.zarr") for p in (tmp_path / "a.zarr").rglob("*"))
+    assert files == sorted(
+        p.relative_to(tmp_path / "b.zarr") for p in (tmp_path / "b.zarr").rglob("*")
+    )
+    for file in files:
+        if (tmp_path / "a.zarr" / file).is_file():
+            pair = [(tmp_path / name / file).read_bytes() for name in ("a.zarr", "b.zarr")]
+            assert pair[0] == pair[1], file
+
+
+def test_a_mistake_is_said_once(write_experiment: Write, tmp_path: Path) -> None:
+    done = mpirun(2, "mophpc", "run", write_experiment("raises"), "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "config c002-width=8,lr=0.01: build raised KeyError" in complaint(done.stderr)
+
+
+def test_an_exception_on_one_rank_ends_all(write_experiment: Write, tmp_path: Path) -> None:
+    process = launched(
+        4, "mophpc", "run", write_experiment("fails_late"), "--out", tmp_path / "run"
+    )
+    try:
+        _, err = process.communicate(timeout=120)
+        ended = time.time()
+    finally:
+        end(process)
+    assert process.returncode != 0
+    said = complaint(err)
+    assert "rank " in said
+    assert " of 4 on " in said
+    assert "config c003-width=8,lr=0.05, epoch 1, shard " in said
+    assert "ValueError: a batch that user code does not like" in said
+    failure = next((tmp_path / "run").glob("failure-rank-*.json"))
+    assert ended - failure.stat().st_mtime < ENDS_WITHIN_S
+    rank = failure.stem[-4:]
+    log = (tmp_path / f"run/logs/rank-{rank}.log").read_text()
+    assert "Traceback" in log
+    assert "user_code.py" in log
+    assert journal_is_whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption(write_experiment: Write, tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    process = launched(2, "mophpc", "run", write_experiment("slow"), "--out", run)
+    try:
+        _wait_for(lambda: (run / "metrics.jsonl").exists() and _visits(run) >= 2)
+        start = time.monotonic()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert time.monotonic() - start < ENDS_WITHIN_S
+    finally:
+        end(process)
+    assert process.returncode != 0
+    assert journal_is_whole(run)
+    assert json.loads((run / "plan.json").read_text())["num_ranks"] == 2
+    assert not (run / "results.json").exists()
+
+
+def _visits(run: Path) -> int:
+    return sum('"visit"' in file.read_text() for file in (run / "events").glob("*.jsonl"))
+
+
+def _wait_for(ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.05)
+
+
+def test_a_script_under_mpirun(store: Path, tmp_path: Path) -> None:
+    script = tmp_path / "tune.py"
+    script.write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import mophpc
+from user_code import build
+
+if __name__ == "__main__":
+    experiment = mophpc.Experiment(
+        build=build,
+        data={str(store)!r},
+        epochs=2,
+        seed=3,
+        objective=mophpc.Objective(metric="accuracy", mode="max"),
+        space={{"width": [4, 8], "lr": [0.01, 0.05]}},
+    )
+    results = mophpc.run(experiment, {str(tmp_path / "run")!r})
+    assert len(results.configs) == 4
+"""
+    )
+    done = mpirun(2, "python", script)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/results.csv").exists()

@@ -1,0 +1,103 @@
+"""What users write: good, and wrong in each way that a message must name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mophpc import Task
+
+NOT_A_FUNCTION = 3
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+def build(config: Mapping[str, Any]) -> Task:
+    width = config["width"]
+    model = nn.Sequential(
+        nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3)
+    )
+    return Task(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=config["lr"]),
+        loss=nn.CrossEntropyLoss(),
+        batch_size=8,
+        metrics={"accuracy": accuracy},
+    )
+
+
+def raises(config: Mapping[str, Any]) -> Task:
+    if config["width"] == 8:
+        raise KeyError("momentum")
+    return build(config)
+
+
+def returns_model(config: Mapping[str, Any]) -> Any:
+    return build(config).model
+
+
+def wrong_shape(config: Mapping[str, Any]) -> Task:
+    task = build(config)
+    task.model = nn.Linear(5, 3)
+    task.optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1)
+    return task
+
+
+def batch_of_seven(config: Mapping[str, Any]) -> Task:
+    """The shards of 36 rows leave a last batch of one row, which BatchNorm cannot be trained on."""
+    task = build(config)
+    task.batch_size = 7
+    return task
+
+
+def diverges(config: Mapping[str, Any]) -> Task:
+    """The config with the large learning rate has a loss that is not finite in its third visit."""
+    task = build(config)
+    if config["lr"] == 0.05:
+        seen = nn.Module()
+        seen.register_buffer("rows", torch.zeros(()))
+
+        def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            seen.rows += len(batch["x"])
+            return batch | {"x": batch["x"] * (float("inf") if seen.rows > 80 else 1.0)}
+
+        task.batch_transform = transform
+        task.extras = {"seen": seen}
+    return task
+
+
+def fails_late(config: Mapping[str, Any]) -> Task:
+    """User code that raises in epoch 1, and on one config only."""
+    task = build(config)
+    epochs = torch.optim.lr_scheduler.StepLR(task.optimizer, 1, gamma=1.0)
+    task.lr_scheduler = epochs
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if epochs.last_epoch == 1 and config["width"] == 8 and config["lr"] == 0.05:
+            raise ValueError("a batch that user code does not like")
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
+def slow(config: Mapping[str, Any]) -> Task:
+    """A second per visit and more."""
+    task = build(config)
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        time.sleep(0.2)
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
+def no_rows() -> list[Any]:
+    return []
