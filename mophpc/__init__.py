@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mophpc.experiment import Data, Experiment, Objective, Schedule
-    from mophpc.run.start import run
+    from mophpc.run.start import run_experiment
     from mophpc.train.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Experiment", "Objective", "Schedule", "Task", "__version__", "run"]
+__all__ = [
+    "Data",
+    "Experiment",
+    "Objective",
+    "Schedule",
+    "Task",
+    "__version__",
+    "run_experiment",
+]
 
 _ROOMS = {
     "Data": "mophpc.experiment",
@@ -24,7 +32,7 @@ _ROOMS = {
     "Objective": "mophpc.experiment",
     "Schedule": "mophpc.experiment",
     "Task": "mophpc.train.task",
-    "run": "mophpc.run.start",
+    "run_experiment": "mophpc.run.start",
 }
 
 

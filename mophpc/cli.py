@@ -142,7 +142,7 @@ def run(
     """
     from mophpc.experiment import load_experiment
     from mophpc.report.results import print_table
-    from mophpc.run.start import run as run_experiment
+    from mophpc.run.start import run_experiment
 
     _one_of("--progress", progress, ("auto", "bar", "lines", "off"))
     _one_of("--transport", transport, ("mpi", "local"))

@@ -15,6 +15,9 @@ from mophpc.loading import load_callable, reference_of, resolve, source_sha256
 Value = bool | int | float | str
 """A hyperparameter's value."""
 
+_ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
+"""Where pydantic's words are not a user's."""
+
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -169,6 +172,8 @@ def load_experiment(path: Path) -> Experiment:
     base = path.resolve().parent
     if isinstance(raw.get("build"), str):
         raw["build"] = resolve(raw["build"], base)
+    if isinstance(raw.get("data"), str):
+        raw["data"] = {"store": raw["data"]}
     data = raw.get("data")
     if isinstance(data, dict):
         for key in ("store", "stage"):
@@ -202,6 +207,7 @@ def explain(error: ValidationError) -> str:
     if kind == "string_pattern_mismatch":
         message = "a name of letters, digits and underscores that does not start with a digit"
         place = place.removesuffix(".[key]")
+    message = _ALLOWED.get(kind, message)
     message = message.removeprefix("Input should be ").removeprefix("a valid ")
     message = message.replace("greater than or equal to", "at least")
     return f"field '{place}' is {given!r}; allowed: {message}"

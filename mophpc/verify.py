@@ -2,7 +2,8 @@
 
 Nothing of the running layer is used here: no arena, no hop, no schedule, and the rows are read
 with zarr alone. What is shared is the user's `build`, the `Task` that it returns, and the rules
-for order and seeds that the README states, written out a second time.
+for order and seeds that the README states, written out a second time. Metrics are the Task's own, and
+computed by the same function.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import RunFolderError, StoreError
 from mophpc.experiment import Experiment, load_experiment
 from mophpc.loading import source_sha256
+from mophpc.train.batches import InMemory
+from mophpc.train.evaluation import evaluate
 from mophpc.train.task import Task
 
 CACHE_BYTES = 4 << 30
@@ -89,7 +92,11 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
         raise StoreError(damage[0])
     build = experiment.load_build()
     changed = source_sha256(build) != versions.get("build_sha256")
-    note = "the file of build has changed since the run" if changed else ""
+    note = (
+        "the file of build has changed since the run"
+        if changed
+        else "state that is kept outside model, loss, optimizer, lr_scheduler and extras cannot hop"
+    )
     torch.set_num_threads(experiment.threads)
     shards = _Shards(info)
     for row in chosen:
@@ -235,21 +242,16 @@ def _step(task: Task, batch: Fields) -> float:
 
 
 def _end_epoch(task: Task, shards: _Shards, seed: int, train_loss: float) -> None:
-    """Step a per-epoch scheduler; evaluate only where it asks for a metric."""
+    """Evaluate, since a model may count that too, and step a per-epoch scheduler."""
+    _seed_all(seed)
+    metrics = {"train_loss": train_loss} | evaluate(task, InMemory(shards.valid()))
     scheduler = task.lr_scheduler
     if scheduler is None or task.scheduler_interval != "epoch":
         return
-    if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(metrics[task.scheduler_metric])
+    else:
         scheduler.step()
-        return
-    if task.scheduler_metric == "train_loss":
-        scheduler.step(train_loss)
-        return
-    from mophpc.train.batches import InMemory
-    from mophpc.train.evaluation import evaluate
-
-    _seed_all(seed)
-    scheduler.step(evaluate(task, InMemory(shards.valid()))[task.scheduler_metric])
 
 
 def state_sha256(task: Task) -> str:

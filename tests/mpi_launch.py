@@ -81,7 +81,7 @@ def mpirun(
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        end(process)
+        _stop(process)
         out, err = process.communicate()
         raise AssertionError(
             f"no end after {timeout:g} s: {' '.join(map(str, command))}\n{out}\n{err}"
@@ -91,16 +91,23 @@ def mpirun(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def end(process: subprocess.Popen[str], grace_s: float = 5.0) -> None:
-    """End mpirun and with it all its ranks; nothing where it has ended already."""
+def end(process: subprocess.Popen[str]) -> None:
+    """End mpirun with all its ranks, where it still runs, and close its pipes."""
+    _stop(process)
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _stop(process: subprocess.Popen[str], grace_s: float = 5.0) -> None:
     if process.poll() is None:
-        # Open MPI's ranks outlive a killed mpirun for a while: let it end them itself.
+        # Open MPI's ranks outlive a killed mpirun: let it end them itself.
         process.terminate()
         try:
             process.wait(grace_s)
         except subprocess.TimeoutExpired:
             _kill_descendants(process.pid)
-    process.poll()
+            process.wait(grace_s)
 
 
 def _kill_descendants(pid: int) -> None:
@@ -122,6 +129,8 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_FROM_A_LAUNCHER)
     }
+    # Unbuffered, Python writes a line in pieces, and MPICH mixes those of several ranks.
+    environment.pop("PYTHONUNBUFFERED", None)
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}{os.pathsep}{environment.get('PATH', '')}"
     # Looking for a fabric costs every start of Open MPI a second.
     environment |= {"OMPI_MCA_mtl": "^ofi", "OMPI_MCA_btl": "^ofi"}

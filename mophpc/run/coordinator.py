@@ -98,12 +98,16 @@ class Coordinator:
         return other is None or (value > other if self.objective.maximise else value < other)
 
     def best(self) -> int | None:
-        """Return the config with the best objective so far; the first of equals."""
+        """Return the config with the best objective so far; the first of equals.
+
+        One that diverged is none of them, whatever it reached before.
+        """
         found: int | None = None
         for config_id, history in enumerate(self.histories):
-            if history.best is not None and (
-                found is None or self._better(history.best, self.histories[found].best)
-            ):
+            left = history.final is not None and history.final["status"] == "diverged"
+            if history.best is None or left:
+                continue
+            if found is None or self._better(history.best, self.histories[found].best):
                 found = config_id
         return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from mophpc.errors import InterruptError, MophpcError
+from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
@@ -26,6 +26,8 @@ def run_local(
     Raises:
         MophpcError: what the first rank to fail raised.
     """
+    if ranks < 1:
+        raise LaunchError(f"ranks is {ranks}; allowed: 1 or more")
     world = LocalWorld(ranks)
     results: dict[int, Results] = {}
     failures: list[Exception] = []

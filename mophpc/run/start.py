@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from mophpc.run.setup import Prepared, Rooms, claim, prepare_run
 from mophpc.run.stopping import StopFlag
 from mophpc.schedule import stops
 
+PROGRESS = ("auto", "bar", "lines", "off")
+
 ADVANCE_EVERY_S = 1e-3
 """Least time between two looks at the messages while training."""
 
@@ -38,7 +40,7 @@ GRACE_S = 3.0
 """After a signal, the other ranks leave it to rank 0 for so long to end the run."""
 
 
-def run(
+def run_experiment(
     experiment: Experiment,
     out: str | Path,
     *,
@@ -63,6 +65,8 @@ def run(
         RunError: something failed inside the run. With more than one rank, MPI_Abort ends all.
         InterruptError: a signal came. With more than one rank, MPI_Abort ends all.
     """
+    if progress not in PROGRESS:
+        raise LaunchError(f"progress is '{progress}'; allowed: {', '.join(PROGRESS)}")
     folder = RunFolder(Path(out).resolve())
     view = LiveView(progress)
     with StopFlag() as stop:
@@ -92,13 +96,15 @@ def run_rank(
         begun = group.from_root(lambda: claim(experiment, folder, group.size))
         experiment = Experiment.model_validate(begun["experiment"])
         group.attempt(folder.make)
-        rooms = Rooms(
-            group=group,
-            folder=folder,
-            view=view,
-            events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
-            log=rank_logger(folder, group.rank),
-            turn=turn or nullcontext(),
+        rooms = group.attempt(
+            lambda: Rooms(
+                group=group,
+                folder=folder,
+                view=view,
+                events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
+                log=rank_logger(folder, group.rank),
+                turn=turn or nullcontext(),
+            )
         )
         return _walk(rooms, experiment, transport, stop)
     except InterruptError as error:
@@ -116,10 +122,11 @@ def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: Stop
     walk = _Walk(rooms, transport, stop)
     try:
         return walk.run(experiment, prepare_run(rooms, experiment, walk.between))
-    except (InterruptError, UserError, PeerError) as error:
-        rooms.log.warning("ends: %s", error)
-        raise  # every rank has it
     except Exception as error:
+        agreed = isinstance(error, UserError) and not walk.visiting
+        if agreed or isinstance(error, InterruptError | PeerError):
+            rooms.log.warning("ends: %s", error)
+            raise  # every rank has it
         failure = walk.fail(error)
         if transport.size > 1:
             transport.abort(failure.exit_status)
@@ -142,6 +149,11 @@ class _Walk:
         self._program: RankProgram | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
 
+    @property
+    def visiting(self) -> bool:
+        """Whether the visits have begun, so that no rank waits for another's word any more."""
+        return self._program is not None
+
     def between(self) -> None:
         """Called after each batch: let messages progress, notice signals."""
         self._stop.check()
@@ -162,10 +174,11 @@ class _Walk:
             rooms.view.begin(plan, prepared.configs)
         try:
             self._visit_all(experiment, prepared, coordinator)
-        finally:
-            if coordinator is not None:
-                coordinator.write_plan()
-                coordinator.close()
+        except BaseException:
+            with suppress(OSError):  # what ended the run says more than a full disk does
+                _keep(coordinator)
+            raise
+        _keep(coordinator)
         rooms.view.end()
         record = rooms.group.share(
             None if coordinator is None else write_results(coordinator, experiment, rooms.folder)
@@ -237,7 +250,10 @@ class _Walk:
         log = os.path.relpath(folder.log(rank))
         self._rooms.log.error("%s (traceback in %s)", failure, log, exc_info=error)
         facts = {"place": str(place), "cause": cause}
-        write_json(folder.path / f"failure-rank-{rank:04d}.json", facts)
+        try:
+            write_json(folder.path / f"failure-rank-{rank:04d}.json", facts)
+        except OSError as unwritten:  # the disk may be why; the other ranks must still be ended
+            self._rooms.log.error("%s", unwritten)
         return failure
 
     def _part(
@@ -256,6 +272,13 @@ class _Walk:
 
         wait_until(done, self._stop.check)
         self._rooms.group.barrier()
+
+
+def _keep(coordinator: Coordinator | None) -> None:
+    """Put the schedule as it was run, and the journal, on disk."""
+    if coordinator is not None:
+        coordinator.write_plan()
+        coordinator.close()
 
 
 def write_results(

@@ -50,5 +50,6 @@ class StopFlag:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: not set from Python, and cannot be put back
+                signal.signal(number, handler)
         self._before = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,6 @@ from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
 from mophpc.train.task import Batch, Task, check_task
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _Rehearsal:
     """The state after a batch, and the metrics of that batch, or why there are none."""
 
     arena: Arena
@@ -160,7 +157,7 @@ class TorchTrainer:
             del task
             other = allocate(layout.nbytes)
             other[:] = arena
-            ordinary = self._trial(config_id, layout, other, rest, batch, lean=False)
+            ordinary = self._rehearse(config_id, layout, other, rest, batch, lean=False)
         except ExperimentError:
             raise
         except MophpcError as error:
@@ -171,7 +168,7 @@ class TorchTrainer:
             ) from error
         reason = None
         try:
-            lean = self._trial(config_id, layout, arena, rest, batch, lean=True)
+            lean = self._rehearse(config_id, layout, arena, rest, batch, lean=True)
             if lean.rest != ordinary.rest or not np.array_equal(lean.arena, ordinary.arena):
                 reason = "a build on the meta device trains differently"
             elif ordinary.failure is not None:
@@ -199,19 +196,17 @@ class TorchTrainer:
                 f"and training on so few raised {_said(error)}; choose another batch_size"
             ) from error
 
-    def _trial(
+    def _rehearse(
         self, config_id: int, layout: Layout, arena: Arena, rest: bytes, batch: Batch, *, lean: bool
-    ) -> _Trial:
+    ) -> _Rehearsal:
         task, _ = bind(lambda: self._build(config_id), layout, arena, rest, lean=lean)
         self._step(task, batch)
-        if not lean and layout_of(task).nbytes != layout.nbytes:
-            _log.info("config %s: its state grows as it trains", self._configs[config_id][0])
         rest = settle(task, layout, arena)
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
-            return _Trial(arena, rest, evaluate(task, InMemory(batch)))
+            return _Rehearsal(arena, rest, evaluate(task, InMemory(batch)))
         except Exception as error:  # a metric may well want more than a batch
-            return _Trial(arena, rest, {}, _said(error))
+            return _Rehearsal(arena, rest, {}, _said(error))
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)

@@ -98,7 +98,7 @@ def test_a_run_over_a_store_is_verified_and_its_weights_load(tmp_path):
         ],
     )
     run = tmp_path / "run"
-    results = mophpc.run(experiment, run, transport="local", ranks=2, progress="off")
+    results = mophpc.run_experiment(experiment, run, transport="local", ranks=2, progress="off")
     assert [row.status for row in results.configs] == ["done"] * 3 + ["diverged"]
     verdicts = list(verify.verify(run))
     assert [v.equal for v in verdicts] == [True] * 4

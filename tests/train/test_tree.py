@@ -49,7 +49,7 @@ plain = st.one_of(
     st.binary(),
     st.complex_numbers(allow_nan=False),
     st.sampled_from([torch.float32, torch.bfloat16, torch.device("cpu"), torch.device("meta")]),
-    st.builds(np.array, st.lists(st.floats(width=32), max_size=3)),
+    st.builds(np.array, st.lists(st.floats(width=32, allow_nan=False), max_size=3)),
     st.builds(np.float32, st.floats(width=32, allow_nan=False)),
     st.builds(lambda n: np.arange(n * 2).reshape(2, n)[:, ::2], st.integers(0, 4)),
     st.builds(torch.tensor, st.lists(st.integers(0, 9), max_size=3)),

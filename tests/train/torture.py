@@ -225,7 +225,7 @@ def make_scheduler(name: str, optimizer: torch.optim.Optimizer) -> tuple[Any, st
     if name == "multistep":
         return lr.MultiStepLR(optimizer, milestones=[1, 2, 2]), "epoch"
     if name == "plateau":
-        return lr.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0), "epoch"
+        return lr.ReduceLROnPlateau(optimizer, patience=0, threshold=0.2), "epoch"
     if name == "lambda":
         return lr.LambdaLR(optimizer, lambda epoch: 0.9**epoch), "epoch"
     if name == "sequential":
@@ -273,6 +273,7 @@ def build(config: Mapping[str, Any]) -> Task:
         scheduler_interval=interval,
         scheduler_metric=config.get("watched", "valid_loss"),
         batch_transform=flip,
+        eval_batch_transform=flip,
         training_step=step,
         clip_grad_norm=1.0,
         extras=extras,

@@ -124,7 +124,7 @@ if __name__ == "__main__":
         objective=mophpc.Objective(metric="accuracy", mode="max"),
         space={{"width": [4, 8], "lr": [0.01, 0.05]}},
     )
-    results = mophpc.run(experiment, {str(tmp_path / "run")!r})
+    results = mophpc.run_experiment(experiment, {str(tmp_path / "run")!r})
     assert len(results.configs) == 4
 """
     )

@@ -1,0 +1,247 @@
+"""The real program of a rank with a small trainer in numpy, and what it did."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mophpc.errors import Place
+from mophpc.events import EventLog
+from mophpc.files import read_lines
+from mophpc.hop.local import LocalTransport, LocalWorld
+from mophpc.hop.transport import Transport
+from mophpc.run.carrier import Carrier
+from mophpc.run.folder import RunFolder
+from mophpc.run.rank import Equipment, RankProgram
+from mophpc.schedule import Plan, stops
+from mophpc.search.space import Config
+from mophpc.train.session import Outcome
+
+Arena = np.ndarray[Any, np.dtype[np.uint8]]
+LIMIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a config's state, and of the rest of it that is no arena."""
+
+    arena: int
+    rest: int
+
+
+@dataclass(slots=True)
+class Visited:
+    """A visit that was made."""
+
+    config_id: int
+    epoch: int
+    shard: int
+    rank: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the trainer of every rank has in common."""
+
+    sizes: Sequence[Sizes]
+    diverge_at: Mapping[int, int] = field(default_factory=dict)
+    """config_id to the step at which its loss is not finite."""
+    pause: Callable[[int, int, int, int], None] = lambda config_id, epoch, shard, rank: None
+
+
+def content(seed: bytes, size: int) -> bytes:
+    """Return bytes that only who knows `seed` can make."""
+    return hashlib.shake_256(seed).digest(size)
+
+
+def initial(config_id: int, sizes: Sizes) -> tuple[bytes, bytes]:
+    seed = f"config {config_id}".encode()
+    return content(seed + b"a", sizes.arena), content(seed + b"r", sizes.rest)
+
+
+def trained(state: tuple[bytes, bytes], epoch: int, shard: int) -> tuple[bytes, bytes]:
+    """Return a state after a visit: every byte depends on every byte before, and on the visit."""
+    whole = hashlib.sha256(state[0]).digest() + hashlib.sha256(state[1]).digest()
+    seed = whole + f"{epoch} {shard}".encode()
+    return content(seed + b"a", len(state[0])), content(seed + b"r", len(state[1]))
+
+
+def sequential(config_id: int, sizes: Sizes, route: Sequence[tuple[int, int]]) -> str:
+    """Return the digest of a config after its route in one place."""
+    state = initial(config_id, sizes)
+    for epoch, shard in route:
+        state = trained(state, epoch, shard)
+    return digest_of(*state)
+
+
+def digest_of(arena: bytes, rest: bytes) -> str:
+    return hashlib.sha256(arena + b"|" + rest).hexdigest()
+
+
+class HashTrainer:
+    """A rank's trainer; a config's state is bytes that tell its whole route."""
+
+    def __init__(self, settings: Settings, plan: Plan, rank: int) -> None:
+        self.settings = settings
+        self.rank = rank
+        self.visits: list[Visited] = []
+        self.steps = {(v.config_id, v.epoch, v.shard): v.step for v in plan.visits()}
+
+    def nbytes(self, config_id: int) -> int:
+        return self.settings.sizes[config_id].arena
+
+    def allocate(self, nbytes: int) -> Arena:
+        return np.full(nbytes, 0xEE, dtype=np.uint8)
+
+    def start(self, config_id: int, arena: Arena) -> HashSession:
+        first, rest = initial(config_id, self.settings.sizes[config_id])
+        arena[:] = np.frombuffer(first, dtype=np.uint8)
+        return HashSession(self, config_id, arena, rest)
+
+    def resume(self, config_id: int, arena: Arena, rest: bytes) -> HashSession:
+        return HashSession(self, config_id, arena, rest)
+
+    def digest(self, config_id: int, arena: Arena, rest: bytes) -> str:
+        return digest_of(arena.tobytes(), rest)
+
+
+@dataclass(slots=True)
+class HashSession:
+    """A session whose learning is to hash."""
+
+    trainer: HashTrainer
+    config_id: int
+    arena: Arena
+    rest: bytes
+
+    def train(self, epoch: int, shard: int, rows: Any) -> Outcome:
+        trainer, settings = self.trainer, self.trainer.settings
+        assert rows == f"shard {shard}"
+        visited = Visited(self.config_id, epoch, shard, trainer.rank, time.perf_counter(), 0.0)
+        settings.pause(self.config_id, epoch, shard, trainer.rank)
+        first, self.rest = trained((self.arena.tobytes(), self.rest), epoch, shard)
+        self.arena[:] = np.frombuffer(first, dtype=np.uint8)
+        visited.end_s = time.perf_counter()
+        trainer.visits.append(visited)
+        step = trainer.steps[self.config_id, epoch, shard]
+        return Outcome(1, 0.5, settings.diverge_at.get(self.config_id) == step)
+
+    def evaluate(self, epoch: int, rows: Any) -> dict[str, float]:
+        assert rows == "valid"
+        return {"train_loss": 0.5, "seconds": 0.0, "valid_loss": float(epoch)}
+
+    def release(self) -> bytes:
+        return self.rest
+
+    def save(self, path: Path) -> int:
+        path.write_bytes(self.arena.tobytes())
+        return len(self.arena)
+
+
+@dataclass(slots=True)
+class Walked:
+    """What one rank did."""
+
+    visits: list[Visited]
+    records: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    most_arenas: int
+    arenas_kept: int
+    """Buffers that were still lent at the end."""
+
+
+def configs_of(plan: Plan) -> tuple[Config, ...]:
+    return tuple(Config(i, {"a": i}, f"c{i:03d}") for i in range(plan.num_configs))
+
+
+def walk(
+    transport: Transport, plan: Plan, settings: Settings, folder: Path, lookahead: int = 3
+) -> Walked:
+    """Make one rank's visits, as a run does."""
+    rank = transport.rank
+    run = RunFolder(folder)
+    run.make()
+    trainer = HashTrainer(settings, plan, rank)
+    events = EventLog(run.events(rank), rank, 0.0)
+    records: list[dict[str, Any]] = []
+    own = stops(plan, rank)
+    carrier = Carrier(
+        own,
+        transport,
+        nbytes=trainer.nbytes,
+        allocate=trainer.allocate,
+        max_arenas=plan.max_arenas,
+        lookahead=lookahead,
+        events=events,
+        check=lambda: None,
+    )
+    equipment = Equipment(
+        configs=configs_of(plan),
+        shards={shard: f"shard {shard}" for shard in plan.shards_of(rank)},  # type: ignore[misc]
+        valid="valid",  # type: ignore[arg-type]
+        num_shards=plan.num_shards,
+        trainer=trainer,
+        folder=run,
+        events=events,
+        report=records.append,
+        turn=nullcontext(),
+        log=logging.getLogger("mophpc.test"),
+    )
+    RankProgram(own, carrier, equipment, Place(rank, transport.size, "here")).run()
+    events.close()
+    lent = len(carrier.pool._lent)
+    return Walked(trainer.visits, records, read_lines(run.events(rank)), carrier.pool.most, lent)
+
+
+def walk_in_threads(
+    plan: Plan, settings: Settings, folder: Path, lookahead: int = 3
+) -> list[Walked]:
+    """Walk all ranks of a plan at once.
+
+    Raises:
+        AssertionError: a rank did not end.
+    """
+    world = LocalWorld(plan.num_ranks)
+    outcomes: list[Any] = [None] * plan.num_ranks
+
+    def run(rank: int) -> None:
+        try:
+            transport = LocalTransport(world, rank)
+            outcomes[rank] = walk(transport, plan, settings, folder, lookahead)
+        except Exception as error:
+            outcomes[rank] = error
+            world.failed = True
+
+    ranks = range(plan.num_ranks)
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for rank, thread in enumerate(threads):
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), f"rank {rank} does not end"
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    for error in sorted(errors, key=lambda e: type(e).__name__ == "PeerError"):
+        raise error
+    return outcomes
+
+
+def uneven(seed: int, longest_s: float) -> Callable[[int, int, int, int], None]:
+    """Return a pause of another length for every visit; one rank in four is slow."""
+
+    def pause(config_id: int, epoch: int, shard: int, rank: int) -> None:
+        rng = random.Random(f"{seed} {config_id} {epoch} {shard}")
+        time.sleep(rng.random() ** 3 * longest_s * (4 if rank % 4 == seed % 4 else 1))
+
+    return pause

@@ -1,0 +1,73 @@
+"""Signals become an error at the next safe point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from mophpc.errors import InterruptError
+from mophpc.run.stopping import SIGNALS, StopFlag
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    after = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_raised_by_the_next_check(number):
+    with StopFlag() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        for _ in range(2):
+            with pytest.raises(InterruptError, match=f"^interrupted by {number.name}$") as caught:
+                stop.check()
+    assert caught.value.exit_status == 130
+
+
+def test_a_second_signal_acts_as_it_would_have_without_us():
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(InterruptError):
+            stop.check()
+
+
+def test_the_user_s_own_handler_comes_back():
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+    try:
+        with StopFlag() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert calls == []
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert calls == [1]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert calls == [1, 1]
+        with pytest.raises(InterruptError, match="SIGTERM"):
+            stop.check()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    found = []
+
+    def body() -> None:
+        with StopFlag() as stop:
+            found.append(signal.getsignal(signal.SIGINT))
+            stop.check()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGINT)]

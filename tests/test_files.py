@@ -1,0 +1,104 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from mophpc.events import KINDS, EventLog
+from mophpc.files import LineWriter, plain, read_lines, write_json, write_whole
+
+
+@pytest.mark.parametrize("data", ["ü\n", b"\x00\xff", ""])
+def test_a_file_is_written_and_replaced_whole(tmp_path, data):
+    path = tmp_path / "file"
+    for content in ("old and longer", data):
+        write_whole(path, content)
+    assert path.read_bytes() == (data.encode() if isinstance(data, str) else data)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_when_writing_fails_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "file"
+    texts = ["a" * 200_000, "b" * 100_000]
+    write_whole(path, texts[0])
+    stop = threading.Event()
+    seen: set[str] = set()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(20):
+        write_whole(path, texts[turn % 2])
+    stop.set()
+    reader.join()
+    assert seen <= set(texts)
+
+
+def test_json_has_no_numbers_that_json_does_not_know(tmp_path):
+    value = {"a": [1.5, float("nan"), (float("inf"), {"b": -float("inf")})], "c": True}
+    assert plain(value) == {"a": [1.5, None, [None, {"b": None}]], "c": True}
+    write_json(tmp_path / "f.json", value)
+    assert json.loads((tmp_path / "f.json").read_text()) == plain(value)
+
+
+def test_lines_are_there_at_once_and_whole(tmp_path):
+    path = tmp_path / "lines"
+    writer = LineWriter(path)
+    for n in range(3):
+        writer.write({"n": n, "x": float("nan"), "s": "ü\n"})
+        assert read_lines(path)[-1] == {"n": n, "x": None, "s": "ü\n"}
+    writer.close()
+    writer.close()
+    again = LineWriter(path)  # appends
+    again.write({"n": 3})
+    again.close()
+    assert [line["n"] for line in read_lines(path)] == [0, 1, 2, 3]
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_events_have_a_rank_and_lie_on_the_common_timeline(tmp_path):
+    import time
+
+    log = EventLog(tmp_path / "events", 3, time.time() - 100)
+    assert 100 <= log.now() < 101
+    with log.timed("load", shard=2) as facts:
+        facts["rows"] = 7
+    log.write("wait", 1.0, 2.0, config=0, step=1)
+    log.close()
+    load, wait = read_lines(tmp_path / "events")
+    assert {k: load[k] for k in ("kind", "rank", "shard", "rows")} == {
+        "kind": "load",
+        "rank": 3,
+        "shard": 2,
+        "rows": 7,
+    }
+    assert 100 <= load["start"] <= load["end"]
+    assert wait == {"kind": "wait", "rank": 3, "start": 1.0, "end": 2.0, "config": 0, "step": 1}
+    assert {"load", "wait"} <= set(KINDS)
+
+
+def test_events_without_a_file_go_nowhere():
+    log = EventLog(None, 0, 0.0)
+    log.write("wait", 0.0, 1.0)
+    log.close()
