@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -215,18 +217,40 @@ def main(arguments: list[str] | None = None) -> None:
         # A failure inside a run, or its interruption, has been said where it happened.
         if _is_root() and not isinstance(error, RunError | InterruptError):
             print(f"mophpc: {error}", file=sys.stderr)
-        status = error.exit_status
+        status = _part(error)
     except (KeyboardInterrupt, BrokenPipeError):
         status = InterruptError.exit_status
     except Exception as error:
-        status = _usage(error)
+        if hasattr(error, "format_message"):
+            status = _usage(error)
+        else:
+            traceback.print_exc()
+            status = 1
+            _end_others(status)
     sys.exit(status)
 
 
+def _part(error: MophpcError) -> int:
+    """Return this rank's exit status; end the other ranks unless they end on their own."""
+    if not error.agreed:
+        _end_others(error.exit_status)
+    elif not _is_root():
+        return 0  # rank 0 speaks for all: a launcher reports at length each rank that failed
+    elif (launched_ranks(os.environ) or (1, ""))[0] > 1:
+        time.sleep(0.3)  # be the last to go, for the same reason
+    return error.exit_status
+
+
+def _end_others(status: int) -> None:
+    """End ranks that would wait for this one for ever, MPI_Finalize included."""
+    if "mophpc.hop.mpi" in sys.modules:
+        from mophpc.hop.mpi import abort_unless_alone
+
+        abort_unless_alone(status)
+
+
 def _usage(error: Any) -> int:
-    """Show a mistake in the command line's words; raise what is not one."""
-    if not hasattr(error, "format_message"):
-        raise error
+    """Show a mistake in the command line's words."""
     if _is_root():
         text = error.format_message()
         bare = type(error).__name__ == "NoArgsIsHelpError"

@@ -23,6 +23,8 @@ class MophpcError(Exception):
     """Base of every error that mophpc raises on purpose."""
 
     exit_status = 1
+    agreed = False
+    """Whether all ranks raise it, so that each may end on its own."""
 
 
 class UserError(MophpcError):

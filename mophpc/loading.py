@@ -35,7 +35,7 @@ def load_callable(reference: str, base: Path | None = None) -> Callable[..., Any
         module = _load_file(where, base) if where.endswith(".py") else _load_module(where, base)
     except ExperimentError:
         raise
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does when imported
         raise ExperimentError(
             f"importing '{where}' failed: {type(error).__name__}: {error}"
         ) from error

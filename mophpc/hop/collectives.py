@@ -58,7 +58,10 @@ class Group:
         found = self.gather(None if error is None else describe(error))
         first = self.share(next((f for f in found if f is not None), None))
         if first is not None:
-            raise (error if error is not None and describe(error) == first else restore(first))
+            own = isinstance(error, MophpcError) and describe(error) == first
+            agreed = error if own and isinstance(error, MophpcError) else restore(first)
+            agreed.agreed = True
+            raise agreed from (None if own else error)
 
     def attempt(self, action: Callable[[], T]) -> T:
         """Collective. Run `action` on every rank; if it fails on any, raise that error on all."""

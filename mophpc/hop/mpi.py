@@ -93,6 +93,14 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
     return MpiTransport()
 
 
+def abort_unless_alone(status: int) -> None:
+    """End all ranks, this one included, if there are others; does not return then."""
+    if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(status)
+
+
 def _check_library(environ: Mapping[str, str]) -> None:
     launched = launched_ranks(environ)
     if launched is None or launched[0] == 1:

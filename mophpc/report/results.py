@@ -117,7 +117,8 @@ def print_table(results: Results, most: int = 40) -> None:
         cells += [_cell(row.final.get(name)) for name in losses]
         best = place == 0 and row.status == "done"
         table.add_row(*cells, row.status, style="bold green" if best else None)
-    console = Console(soft_wrap=True)
+    # A table wider than the terminal wraps; cut to fit, it would lose digits.
+    console = Console(width=1000, soft_wrap=True)
     console.print(table)
     if len(results.configs) > most:
         console.print(f"… and {len(results.configs) - most} more in results.csv")

@@ -122,7 +122,7 @@ def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: Stop
     walk = _Walk(rooms, transport, stop)
     try:
         return walk.run(experiment, prepare_run(rooms, experiment, walk.between))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # user code may call sys.exit
         agreed = isinstance(error, UserError) and not walk.visiting
         if agreed or isinstance(error, InterruptError | PeerError):
             rooms.log.warning("ends: %s", error)
@@ -240,7 +240,7 @@ class _Walk:
         if receiver is not None:
             receiver.test()
 
-    def fail(self, error: Exception) -> RunError:
+    def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
         text = str(error).strip()
         cause = f"{type(error).__name__}: {text}" if text else type(error).__name__

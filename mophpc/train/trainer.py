@@ -162,7 +162,7 @@ class TorchTrainer:
             raise
         except MophpcError as error:
             raise ExperimentError(f"config {name}: {error}") from error
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code does
             raise ExperimentError(
                 f"config {name}: training on the first batch raised {_said(error)}"
             ) from error
@@ -177,7 +177,7 @@ class TorchTrainer:
                 reason = f"evaluating a build on the meta device fails: {lean.failure}"
             elif repr(lean.metrics) != repr(ordinary.metrics):
                 reason = "a build on the meta device is evaluated differently"
-        except Exception as error:  # any failure means: build it the ordinary way
+        except (Exception, SystemExit) as error:  # any failure means: build it the ordinary way
             # Without the config's name: many configs may fail alike, which is said once.
             cause = error.__cause__ if isinstance(error, ExperimentError) else error
             reason = f"building on the meta device fails: {_said(cause or error)}"
@@ -190,7 +190,7 @@ class TorchTrainer:
             return
         try:
             self._step(task, {field: rows[:size] for field, rows in batch.items()})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExperimentError(
                 f"config {name}: the last batch of a shard has {size} of {task.batch_size} rows, "
                 f"and training on so few raised {_said(error)}; choose another batch_size"
@@ -205,7 +205,7 @@ class TorchTrainer:
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             return _Rehearsal(arena, rest, evaluate(task, InMemory(batch)))
-        except Exception as error:  # a metric may well want more than a batch
+        except (Exception, SystemExit) as error:  # a metric may well want more than a batch
             return _Rehearsal(arena, rest, {}, _said(error))
 
     def _step(self, task: Task, batch: Batch) -> None:
@@ -219,7 +219,7 @@ class TorchTrainer:
         seed_all(self._seed)
         try:
             task = self._build_config(dict(values))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExperimentError(f"config {name}: build raised {_said(error)}") from error
         return check_task(task, name, self._fields)
 

@@ -80,17 +80,17 @@ class Contract:
 
         run(body)
 
-    def test_a_foreign_error_keeps_its_words_and_its_object_where_it_was_raised(self, run):
+    def test_a_foreign_error_keeps_its_words_and_is_the_cause_where_it_was_raised(self, run):
         def body(group):
             def fail():
                 if group.rank == group.size - 1:
                     raise KeyError("width")
 
-            expected = KeyError if group.rank == group.size - 1 else MophpcError
-            with pytest.raises(expected) as caught:
+            with pytest.raises(MophpcError) as caught:
                 group.attempt(fail)
-            if group.rank < group.size - 1:
-                assert str(caught.value) == "KeyError: 'width'"
+            assert str(caught.value) == "KeyError: 'width'"
+            assert caught.value.agreed
+            assert isinstance(caught.value.__cause__, KeyError) == (group.rank == group.size - 1)
             group.barrier()
 
         run(body)

@@ -41,6 +41,7 @@ def test_wrong_experiment(
 
 WRONG_BUILDS = [
     ("raises", "config c002-width=8,lr=0.01: build raised KeyError: 'momentum'"),
+    ("exits", "config c000-width=4,lr=0.01: build raised SystemExit: no licence"),
     ("returns_model", "build returned a Sequential; it must return a mophpc.Task"),
     ("wrong_shape", "config c000-width=4,lr=0.01: training on the first batch raised RuntimeError"),
     ("batch_of_seven", "the last batch of a shard has 1 of 7 rows"),

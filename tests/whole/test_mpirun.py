@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 Capture = pytest.CaptureFixture[str]
 Write = Callable[..., Path]
 ENDS_WITHIN_S = 10.0
+LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 def test_run_verify_and_the_local_twin(
@@ -31,6 +33,21 @@ def test_run_verify_and_the_local_twin(
     assert command(capsys, "run", toml, "--out", tmp_path / "local", *local)[0] == 0
     same = [(tmp_path / run / "results.csv").read_bytes() for run in ("run", "local")]
     assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_the_quickstart(tmp_path: Path, capsys: Capture) -> None:
+    """The experiment that `launch/quickstart.sh` runs, at the same relative places."""
+    shutil.copytree(LAUNCH / "experiments", tmp_path / "launch/experiments")
+    store = tmp_path / "stores/digits.zarr"
+    assert command(capsys, "prepare", "digits", store, "--shards", 4)[0] == 0
+    toml = tmp_path / "launch/experiments/digits.toml"
+    done = mpirun(4, "mophpc", "run", toml, "--out", tmp_path / "run", timeout=150)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "run/results.json").read_text())["configs"]
+    assert len(rows) >= 8
+    assert max(row["best"] for row in rows) >= 0.96
+    assert command(capsys, "verify", tmp_path / "run", "--config", 0)[0] == 0
 
 
 def test_prepare_in_parallel_gives_the_same_store(tmp_path: Path, capsys: Capture) -> None:
@@ -51,6 +68,16 @@ def test_a_mistake_is_said_once(write_experiment: Write, tmp_path: Path) -> None
     done = mpirun(2, "mophpc", "run", write_experiment("raises"), "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "config c002-width=8,lr=0.01: build raised KeyError" in complaint(done.stderr)
+
+
+def test_user_code_that_leaves_the_process_ends_all(
+    write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment("exits_late")
+    done = mpirun(2, "mophpc", "run", toml, "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "epoch 1" in done.stderr
+    assert "SystemExit" in done.stderr
 
 
 def test_an_exception_on_one_rank_ends_all(write_experiment: Write, tmp_path: Path) -> None:

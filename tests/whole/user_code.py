@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,10 @@ def raises(config: Mapping[str, Any]) -> Task:
     if config["width"] == 8:
         raise KeyError("momentum")
     return build(config)
+
+
+def exits(config: Mapping[str, Any]) -> Task:
+    sys.exit("no licence")
 
 
 def returns_model(config: Mapping[str, Any]) -> Any:
@@ -81,6 +86,20 @@ def fails_late(config: Mapping[str, Any]) -> Task:
     def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if epochs.last_epoch == 1 and config["width"] == 8 and config["lr"] == 0.05:
             raise ValueError("a batch that user code does not like")
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
+def exits_late(config: Mapping[str, Any]) -> Task:
+    """User code that leaves the process in epoch 1."""
+    task = build(config)
+    task.lr_scheduler = torch.optim.lr_scheduler.StepLR(task.optimizer, 1, gamma=1.0)
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if task.lr_scheduler.last_epoch == 1:
+            sys.exit(0)
         return batch
 
     task.batch_transform = transform
