@@ -234,10 +234,15 @@ def _part(error: MophpcError) -> int:
     """Return this rank's exit status; end the other ranks unless they end on their own."""
     if not error.agreed:
         _end_others(error.exit_status)
-    elif not _is_root():
-        return 0  # rank 0 speaks for all: a launcher reports at length each rank that failed
-    elif (launched_ranks(os.environ) or (1, ""))[0] > 1:
-        time.sleep(0.3)  # be the last to go, for the same reason
+    elif "mophpc.hop.mpi" in sys.modules:
+        # Rank 0 speaks for all, and leaves last: Open MPI reports at length a rank that failed
+        # while others were still there.
+        from mophpc.hop.mpi import finalize
+
+        finalize()
+        if not _is_root():
+            return 0
+        time.sleep(0.3)
     return error.exit_status
 
 

@@ -93,6 +93,12 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
     return MpiTransport()
 
 
+def finalize() -> None:
+    """End MPI. Collective."""
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.Finalize()
+
+
 def abort_unless_alone(status: int) -> None:
     """End all ranks, this one included, if there are others; does not return then."""
     if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1:
