@@ -10,12 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mophpc._version import __version__
+
 if TYPE_CHECKING:
     from mophpc.experiment import Data, Experiment, Objective, Schedule
     from mophpc.run.start import run_experiment
     from mophpc.train.task import Task
 
-__version__ = "0.1.0"
 __all__ = [
     "Data",
     "Experiment",

@@ -35,8 +35,8 @@ ALSO = {
 }
 
 WIRING = {
-    "run",  # the package can be called: it hands over to run.start
     "run.start",  # chooses the transport and the view
+    "run.conduct",  # collectives and records around the visits, results after them
     "run.setup",  # plugs store and trainer into the ports
     "run.local",  # the in-process transport's world
 }
@@ -50,8 +50,8 @@ VERIFY_USES = {
     "experiment",
     "loading",
     "train.task",  # what the user's build returns
-    "train.batches",  # both only where a scheduler asks for a metric,
-    "train.evaluation",  # so that the metric is the recorded one
+    "train.batches",  # both since an evaluation may change a state,
+    "train.evaluation",  # and a scheduler may ask for a metric
 }
 
 IMPURE = {"os", "time", "datetime", "random", "socket", "threading", "subprocess", "pathlib"}

@@ -12,9 +12,9 @@ from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
+from mophpc.run.conduct import run_rank
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
-from mophpc.run.start import run_rank
 from mophpc.run.stopping import StopFlag
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mophpc import __version__
+from mophpc._version import __version__
 from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError
@@ -86,6 +86,8 @@ def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None
     set_threads(experiment.threads)
     configs = make_configs(experiment)
     store = group.attempt(lambda: open_store(Path(experiment.data.store)))
+    if rooms.is_root:
+        rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")
     shards, valid = group.attempt(lambda: _load(rooms, experiment, store))
     trainer = TorchTrainer(
         group.attempt(experiment.load_build),
@@ -95,6 +97,8 @@ def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None
         between=between,
     )
     first = shards[min(shards)]
+    if rooms.is_root:
+        rooms.view.note(f"trying {len(configs)} configs on a batch")
     own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), first, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)))
     plan = from_json(group.from_root(lambda: _plan(rooms, experiment, store, configs, trainer)))
