@@ -50,7 +50,7 @@ def _varied(rows: Sequence[Mapping[str, Value]]) -> list[str]:
 
 def _name(index: int, digits: int, values: Mapping[str, Value]) -> str:
     text = ",".join(f"{key}={_short(value)}" for key, value in values.items())
-    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)[:80]
+    safe = "".join(c if (c.isascii() and c.isalnum()) or c in "=,.+-_" else "_" for c in text)[:80]
     return f"c{index:0{digits}d}" + (f"-{safe}" if safe else "")
 
 
