@@ -15,6 +15,10 @@ if [[ $# -gt 0 ]]; then
   sed -n '/^#!/d; /^#/!q; s/^# \{0,1\}//p' "$0"
   exit 0
 fi
+if [[ ! "${MOPHPC_RANKS:-4}" =~ ^[1-4]$ ]]; then
+  echo "mophpc: MOPHPC_RANKS is '$MOPHPC_RANKS'; allowed: 1 to 4, since the data are in 4 shards." >&2
+  exit 2
+fi
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/env.sh
 source launch/env.sh || exit

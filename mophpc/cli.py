@@ -57,6 +57,8 @@ def prepare(
     """
     from mophpc.data import prepare as prepare_store
 
+    if not 0.0 < valid < 1.0:
+        raise UserError(f"--valid is {valid:g}; allowed: a share between 0 and 1, as in 0.1")
     group = _group()
     info = prepare_store(
         source,
@@ -134,7 +136,9 @@ def run(
     transport: Annotated[
         str, typer.Option(help="'mpi', or 'local': ranks are threads that take turns.")
     ] = "mpi",
-    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="For 'local' only.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", "-n", min=1, help="For 'local' only; 1 by default.")
+    ] = None,
     progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -148,8 +152,12 @@ def run(
 
     _one_of("--progress", progress, ("auto", "bar", "lines", "off"))
     _one_of("--transport", transport, ("mpi", "local"))
+    if ranks is not None and transport != "local":
+        raise UserError(
+            f"--ranks {ranks} is for --transport local; with MPI, start with mpirun -n {ranks}"
+        )
     found = load_experiment(experiment)
-    results = run_experiment(found, out, transport=transport, ranks=ranks, progress=progress)
+    results = run_experiment(found, out, transport=transport, ranks=ranks or 1, progress=progress)
     if _is_root():
         if as_json:
             print(json.dumps(results.record(), indent=1))
@@ -220,6 +228,10 @@ def main(arguments: list[str] | None = None) -> None:
         status = _part(error)
     except (KeyboardInterrupt, BrokenPipeError):
         status = InterruptError.exit_status
+    except OSError as error:
+        print(f"mophpc: {error.strerror}: '{error.filename}'", file=sys.stderr)
+        status = UserError.exit_status
+        _end_others(status)
     except Exception as error:
         if hasattr(error, "format_message"):
             status = _usage(error)

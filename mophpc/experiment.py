@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ Value = bool | int | float | str
 
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
 """Where pydantic's words are not a user's."""
+
+MOST_CONFIGS = 100_000
 
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
@@ -86,9 +89,9 @@ class Experiment(_Settings):
     build: str
     """`file.py:function` or `package.module:function`; from Python, the function itself."""
     data: Data
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Torch threads per rank; part of the experiment, because sums in other orders round."""
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
@@ -126,6 +129,11 @@ class Experiment(_Settings):
             raise ValueError('search.method is "grid", which needs a [space]')
         if method == "list" and not self.configs:
             raise ValueError('search.method is "list", which needs [[configs]]')
+        combinations = math.prod(map(len, self.space.values()))
+        if combinations > MOST_CONFIGS:
+            raise ValueError(
+                f"the space has {combinations} combinations; at most {MOST_CONFIGS} are allowed"
+            )
         for name, values in self.space.items():
             if len(values) != len({(type(v), v) for v in values}):
                 raise ValueError(f"space.{name} holds a value twice")
@@ -165,7 +173,7 @@ def load_experiment(path: Path) -> Experiment:
     if not path.is_file():
         raise ExperimentError(f"there is no experiment file '{path}'")
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: not TOML: {error}") from error
     raw.pop("versions", None)  # a run folder's experiment.toml can be run again
@@ -210,6 +218,7 @@ def explain(error: ValidationError) -> str:
     message = _ALLOWED.get(kind, message)
     message = message.removeprefix("Input should be ").removeprefix("a valid ")
     message = message.replace("greater than or equal to", "at least")
+    message = message.replace("less than or equal to", "at most")
     return f"field '{place}' is {given!r}; allowed: {message}"
 
 

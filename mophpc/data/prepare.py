@@ -176,10 +176,14 @@ def _together(group: Group, store: Path, step: Callable[[], T], nbytes: int | No
     except OSError as problem:
         error = _write_error(store, problem, nbytes)
         error.__cause__ = problem
-    except Exception as problem:  # shared with all ranks, and raised there and here
-        error = problem
+    except (Exception, SystemExit) as problem:  # shared with all ranks, and raised there and here
+        error = problem if isinstance(problem, Exception) else _left(problem)
     group.agree(error)
     return cast("T", result)
+
+
+def _left(problem: BaseException) -> SourceError:
+    return SourceError(f"the source's code left the process: SystemExit: {problem}")
 
 
 def _write_error(store: Path, problem: OSError, nbytes: int | None) -> StoreError:

@@ -231,7 +231,7 @@ class DatasetRows:
             pair = item if isinstance(item, tuple | list) else (item,)
             if len(pair) <= 2:
                 return {name: np.asarray(part) for name, part in zip("xy", pair, strict=False)}
-        except Exception as error:  # whatever the user's dataset raises
+        except (Exception, SystemExit) as error:  # whatever the user's dataset raises
             raise SourceError(
                 f"item {index} of {self._where} cannot be read: {type(error).__name__}: {error}"
             ) from error

@@ -118,7 +118,7 @@ def _function(source: str) -> Source:
         raise SourceError(str(error)) from error
     try:
         made = function()
-    except Exception as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise SourceError(f"'{source}' failed: {type(error).__name__}: {error}") from error
     train, valid = made, None
     if isinstance(made, tuple) and len(made) == 2:

@@ -53,7 +53,7 @@ class Group:
             step *= 2
         return _decode(data)
 
-    def agree(self, error: Exception | None = None) -> None:
+    def agree(self, error: BaseException | None = None) -> None:
         """Collective. Return on all ranks, or raise on all the error of the lowest that has one."""
         found = self.gather(None if error is None else describe(error))
         first = self.share(next((f for f in found if f is not None), None))
@@ -67,7 +67,7 @@ class Group:
         """Collective. Run `action` on every rank; if it fails on any, raise that error on all."""
         try:
             result = action()
-        except Exception as error:  # told to all ranks, then raised
+        except (Exception, SystemExit) as error:  # told to all ranks, then raised
             self.agree(error)
             raise  # not reached: agree raises on every rank
         self.agree()
@@ -102,7 +102,7 @@ class Group:
             wait_until(request.test, self._check)
 
 
-def describe(error: Exception) -> list[str]:
+def describe(error: BaseException) -> list[str]:
     """Return an error as JSON: its class in `mophpc.errors`, and its message."""
     name = type(error).__name__
     if not isinstance(error, MophpcError):

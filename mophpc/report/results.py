@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mophpc.files import write_json, write_whole
+
+WIDEST = 24
+"""Characters of a value in the table; the files have it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def print_table(results: Results, most: int = 40) -> None:
     """Print the rows from best to worst."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     names = list(dict.fromkeys(n for row in results.configs for n in row.hyperparameters))
     losses = [n for n in ("train_loss", "valid_loss") if n != results.metric]
@@ -116,15 +121,27 @@ def print_table(results: Results, most: int = 40) -> None:
         cells += [_cell(row.best), _cell(row.best_epoch)]
         cells += [_cell(row.final.get(name)) for name in losses]
         best = place == 0 and row.status == "done"
-        table.add_row(*cells, row.status, style="bold green" if best else None)
+        # As Text: a hyperparameter's brackets are not markup.
+        table.add_row(*map(Text, cells), Text(row.status), style="bold green" if best else None)
     # A table wider than the terminal wraps; cut to fit, it would lose digits.
-    console = Console(width=1000, soft_wrap=True)
+    terminal = None if _is_terminal() else False
+    console = Console(width=1000, soft_wrap=True, force_terminal=terminal)
     console.print(table)
     if len(results.configs) > most:
         console.print(f"… and {len(results.configs) - most} more in results.csv")
 
 
+def _is_terminal() -> bool:
+    """Whether a person reads: Open MPI gives a rank a pseudo-terminal, of no size, in any case."""
+    try:
+        return os.get_terminal_size(1).columns > 0
+    except OSError:
+        return False
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"

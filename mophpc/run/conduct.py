@@ -81,6 +81,8 @@ def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: Stop
         agreed = isinstance(error, UserError) and not walk.visiting
         if agreed or isinstance(error, InterruptError | PeerError):
             rooms.log.warning("ends: %s", error)
+            if rooms.is_root and not walk.visiting:
+                rooms.folder.unclaim()
             raise  # every rank has it
         failure = walk.fail(error)
         if transport.size > 1:
@@ -197,7 +199,7 @@ class _Walk:
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
-        text = str(error).strip()
+        text = (str(error).strip().splitlines() or [""])[0]  # the log has all of it
         cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
         place = self._program.place if self._program else self._place
         folder, rank = self._rooms.folder, self._transport.rank

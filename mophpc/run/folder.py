@@ -10,11 +10,12 @@ from typing import Any
 import tomli_w
 
 from mophpc.errors import RunFolderError
-from mophpc.files import write_json, write_whole
+from mophpc.files import write_json
 from mophpc.search.space import Config
 
-_LEFT_BEHIND = ("events", "logs", "checkpoints")
-"""What a run leaves that a mistake ended before its first visit; the next one may use it."""
+_OURS = ("experiment.toml", "events", "logs", "checkpoints")
+"""What a run makes before its first visit. A mistake that ends it there leaves the folders behind,
+and the next run may use them; the first file decides which run has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +61,31 @@ class RunFolder:
         """Weights of a config."""
         return self.path / "checkpoints" / config.name
 
-    def claim(self) -> None:
-        """Make the folder for a new run.
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Make the folder for a new run and write the resolved experiment into it.
+
+        Of two runs that claim a folder at the same time, one gets it.
 
         Raises:
             RunFolderError: it holds a run, or something else, or cannot be made.
         """
-        if self.experiment.exists():
-            raise RunFolderError(
-                f"'{self.path}' already holds a run; choose another folder with --out, or remove it"
-            )
         try:
+            if self.experiment.exists():
+                raise FileExistsError
             if self.path.is_dir():
-                foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _LEFT_BEHIND)
+                foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS)
                 if foreign:
                     raise RunFolderError(
-                        f"'{self.path}' is not empty (it has {foreign[0]}); choose another folder "
-                        f"with --out"
+                        f"'{self.path}' is not empty (it has {foreign[0]}); choose another run "
+                        f"folder"
                     )
             self.make()
+            with self.experiment.open("x") as file:
+                file.write(tomli_w.dumps(settings))
+        except FileExistsError:
+            raise RunFolderError(
+                f"'{self.path}' already holds a run; choose another run folder, or remove it"
+            ) from None
         except (OSError, NotADirectoryError) as error:
             raise RunFolderError(
                 f"run folder '{self.path}' cannot be made: {error.strerror}"
@@ -89,9 +96,9 @@ class RunFolder:
         for name in ("events", "logs", "checkpoints"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
-    def write_experiment(self, settings: dict[str, Any]) -> None:
-        """Write the resolved experiment."""
-        write_whole(self.experiment, tomli_w.dumps(settings))
+    def unclaim(self) -> None:
+        """Leave the folder to another run: this one ended before its first visit."""
+        self.experiment.unlink(missing_ok=True)
 
     def write_plan(self, record: dict[str, Any]) -> None:
         """Write the schedule, one line per rank's list."""

@@ -30,13 +30,13 @@ def run_local(
         raise LaunchError(f"ranks is {ranks}; allowed: 1 or more")
     world = LocalWorld(ranks)
     results: dict[int, Results] = {}
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def body(rank: int) -> None:
         transport = LocalTransport(world, rank)
         try:
             results[rank] = run_rank(experiment, folder, transport, view, stop, turn=world.turn)
-        except Exception as error:  # raised again in the caller's thread
+        except (Exception, SystemExit) as error:  # raised again in the caller's thread
             failures.append(error)
             world.failed = True
 
@@ -51,7 +51,7 @@ def run_local(
     return results[0]
 
 
-def _first_cause(failures: list[Exception]) -> Exception:
+def _first_cause(failures: list[BaseException]) -> BaseException:
     """Return the failure that made the others fail."""
     for kind in (InterruptError, MophpcError, Exception):
         for error in failures:

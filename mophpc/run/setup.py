@@ -71,8 +71,9 @@ def claim(experiment: Experiment, folder: RunFolder, num_ranks: int) -> dict[str
         RunFolderError: the folder cannot take a run.
     """
     experiment.load_build()
-    assign_shards(open_store(Path(experiment.data.store)).num_shards, num_ranks)
-    folder.claim()
+    store = open_store(Path(experiment.data.store))
+    assign_shards(store.num_shards, num_ranks)
+    folder.claim(experiment.resolved(versions() | {"store": store.digest}))
     return {"experiment": experiment.model_dump(), "time": time.time()}
 
 
@@ -182,7 +183,6 @@ def _plan(
     check_plan(plan, lookahead=experiment.schedule.lookahead)
     for line in ordinary_builds(trainer, names):
         rooms.view.note(line)
-    rooms.folder.write_experiment(experiment.resolved(versions() | {"store": store.digest}))
     moved = bytes_moved(plan, [trainer.nbytes(c.config_id) for c in configs])
     rooms.log.info("%d bytes of state to move", moved)
     return to_json(plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mophpc.errors import LaunchError
+from mophpc.errors import ExperimentError, LaunchError
 from mophpc.experiment import Experiment
 from mophpc.report.live import LiveView
 from mophpc.report.results import Results
@@ -41,6 +41,10 @@ def run_experiment(
         RunError: something failed inside the run. With more than one rank, MPI_Abort ends all.
         InterruptError: a signal came. With more than one rank, MPI_Abort ends all.
     """
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(
+            f"run_experiment was given a {type(experiment).__name__}; allowed: an Experiment"
+        )
     if progress not in PROGRESS:
         raise LaunchError(f"progress is '{progress}'; allowed: {', '.join(PROGRESS)}")
     folder = RunFolder(Path(out).resolve())

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+MOST_VISITS = 10_000_000
+"""A plan of so many takes minutes and some gigabytes to make."""
+
+
 class Policy(Protocol):
     """Orders the visits of every rank; `owners` maps shard to rank."""
 
@@ -114,6 +118,12 @@ def make_plan(
     for name, size in sizes.items():
         if size < 1:
             raise ExperimentError(f"a plan needs at least 1 of {name}, got {size}")
+    num_visits = num_configs * num_shards * num_epochs
+    if num_visits > MOST_VISITS:
+        raise ExperimentError(
+            f"{num_configs} configs x {num_shards} shards x {num_epochs} epochs are {num_visits} "
+            f"visits; at most {MOST_VISITS} can be planned"
+        )
     owners = assign_shards(num_shards, num_ranks)
     plan = Plan(
         num_configs=num_configs,

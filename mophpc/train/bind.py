@@ -75,9 +75,9 @@ def collect(task: Task) -> tuple[Tensors, dict[str, Any]]:
         plain = {key: value for key, value in group.items() if key != "params"}
         rest["groups"].append(split(plain, f"optimizer.group{number}", tensors))
         for parameter in group["params"]:
+            name = _parameter_name(parameter, names)
             state = task.optimizer.state.get(parameter)
             if state:
-                name = _parameter_name(parameter, names)
                 path = f"optimizer.{name.removeprefix('model.')}"
                 rest["optimizer"].append([name, split(dict(state), path, tensors)])
     if task.lr_scheduler is not None:

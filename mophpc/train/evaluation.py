@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mophpc.errors import ExperimentError
 from mophpc.train.batches import Rows, batches
 from mophpc.train.task import Task
 
@@ -48,10 +49,27 @@ def evaluate(
         if whole:
             outputs = concatenate([outputs for outputs, _ in kept])
             targets = concatenate([targets for _, targets in kept])
-            found |= {name: float(metric(outputs, targets)) for name, metric in whole.items()}
-    found |= {name: float(m.compute()) for name, m in streaming.items()}
+            found |= {
+                name: _number(name, metric(outputs, targets)) for name, metric in whole.items()
+            }
+    found |= {name: _number(name, metric.compute()) for name, metric in streaming.items()}
     model.train(was_training)
     return {name: found[name] for name in ("valid_loss", *task.metrics)}
+
+
+def _number(name: str, value: Any) -> float:
+    """Return what a metric returned as a float.
+
+    Raises:
+        ExperimentError: it is not one number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise ExperimentError(
+            f"metric '{name}' returned a {type(value).__name__}{shape}; it must return one number"
+        ) from None
 
 
 def concatenate(parts: list[Any]) -> Any:

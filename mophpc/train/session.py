@@ -34,6 +34,9 @@ def train_step(task: Task, batch: Batch) -> float | None:
     """Train one batch; return its loss, or None where that is not finite."""
     if task.training_step is not None:
         loss = task.training_step(task, batch)
+        if not isinstance(loss, torch.Tensor | float | int):
+            kind = type(loss).__name__
+            raise TypeError(f"training_step returned a {kind}; it must return the loss")
         value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
         if not math.isfinite(value):
             return None

@@ -158,10 +158,11 @@ class TorchTrainer:
             other = allocate(layout.nbytes)
             other[:] = arena
             ordinary = self._rehearse(config_id, layout, other, rest, batch, lean=False)
-        except ExperimentError:
-            raise
         except MophpcError as error:
-            raise ExperimentError(f"config {name}: {error}") from error
+            named = str(error).startswith(f"config {name}: ")
+            raise ExperimentError(str(error) if named else f"config {name}: {error}") from (
+                error.__cause__ or error
+            )
         except (Exception, SystemExit) as error:  # whatever the user's code does
             raise ExperimentError(
                 f"config {name}: training on the first batch raised {_said(error)}"
@@ -205,6 +206,8 @@ class TorchTrainer:
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             return _Rehearsal(arena, rest, evaluate(task, InMemory(batch)))
+        except ExperimentError:
+            raise  # a metric that returns no number will not return one later
         except (Exception, SystemExit) as error:  # a metric may well want more than a batch
             return _Rehearsal(arena, rest, {}, _said(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -13,26 +14,34 @@ from mophpc.run.logs import close_logger, rank_logger
 from mophpc.search.space import Config
 
 
+def test_two_runs_cannot_claim_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # both looked before either claimed
+    RunFolder(tmp_path).claim({})
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder(tmp_path).claim({})
+
+
 def test_a_new_folder_is_made_with_its_parents(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "first")
-    folder.claim()
-    assert {p.name for p in folder.path.iterdir()} == {"events", "logs", "checkpoints"}
-    folder.claim()  # a run that a mistake ended before it began may be started again
+    folder.claim({})
+    made = {"experiment.toml", "events", "logs", "checkpoints"}
+    assert {p.name for p in folder.path.iterdir()} == made
+    folder.unclaim()
+    folder.claim({})  # a run that a mistake ended before it began may be started again
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.claim()
-    folder.write_experiment({"epochs": 1})
-    with pytest.raises(RunFolderError, match=r"already holds a run; choose another folder with -"):
-        folder.claim()
+    folder.claim({"epochs": 1})
+    with pytest.raises(RunFolderError, match=r"already holds a run; choose another run folder"):
+        folder.claim({})
     assert read_settings(open_run(tmp_path)) == {"epochs": 1}
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(RunFolderError, match=r"is not empty \(it has thesis\.tex\)"):
-        RunFolder(tmp_path).claim()
+        RunFolder(tmp_path).claim({})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -40,7 +49,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_s_error(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunFolderError, match="cannot be made: "):
-            RunFolder(path).claim()
+            RunFolder(path).claim({})
 
 
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
@@ -63,7 +72,7 @@ def test_files_of_ranks_and_configs_have_names_of_their_own(tmp_path):
 
 def test_settings_are_toml_that_reads_back(tmp_path):
     settings = {"epochs": 2, "space": {"lr": [0.1, 1e-9], "arch": ["a"]}, "text": 'ü"\n'}
-    RunFolder(tmp_path).write_experiment(settings)
+    RunFolder(tmp_path).claim(settings)
     assert tomllib.loads((tmp_path / "experiment.toml").read_text()) == settings
 
 

@@ -26,6 +26,9 @@ WRONG_FIELDS = [
     ({"lr": "lr = []"}, "field 'space.lr' is []; allowed: "),
     ({"lr": "lr = [1, 1]"}, "space.lr holds a value twice"),
     ({"width": "width ="}, "not TOML"),
+    ({"epochs": "epochs = 99999999999"}, "field 'epochs' is 99999999999; allowed: at most 1000000"),
+    ({"width": f"a = {list(range(400))}\nb = {list(range(400))}"}, "has 320000 combinations"),
+    ({"seed": "threads = 100000"}, "field 'threads' is 100000; allowed: at most 1024"),
     ({"[space]": "[schedule]\npolicy = 'best'\n[space]"}, "allowed: 'round-robin'"),
 ]
 
@@ -42,6 +45,9 @@ def test_wrong_experiment(
 WRONG_BUILDS = [
     ("raises", "config c002-width=8,lr=0.01: build raised KeyError: 'momentum'"),
     ("exits", "config c000-width=4,lr=0.01: build raised SystemExit: no licence"),
+    ("trains_nothing", "the optimizer has a parameter of shape (1,) that belongs to no module"),
+    ("metric_is_a_word", "c000-width=4,lr=0.01: metric 'accuracy' returned a str; it must return"),
+    ("metric_is_a_vector", "metric 'accuracy' returned a Tensor of shape (8,)"),
     ("returns_model", "build returned a Sequential; it must return a mophpc.Task"),
     ("wrong_shape", "config c000-width=4,lr=0.01: training on the first batch raised RuntimeError"),
     ("batch_of_seven", "the last batch of a shard has 1 of 7 rows"),
@@ -71,6 +77,49 @@ def test_a_mistake_in_build_does_not_use_the_folder_up(
     assert "Traceback" in (tmp_path / "run/logs/rank-0000.log").read_text()
     status, _, err = local_run(capsys, write_experiment(), tmp_path / "run")
     assert status == 0, err
+
+
+def test_a_file_that_leaves_the_process(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    toml = write_experiment()
+    toml.write_text("build = 'leaves.py:build'\n" + toml.read_text().partition('build"\n')[2])
+    for words in (["plan", toml, "--ranks", 2], ["run", toml, "--out", tmp_path / "run"]):
+        extra = ["--transport", "local", "--ranks", 2] if words[0] == "run" else []
+        status, _, err = command(capsys, *words, *extra)
+        assert status == 2
+        assert "failed: SystemExit: 0" in complaint(err)
+    source = f"{Path(__file__).parent}/user_code.py:leaves"
+    status, _, err = command(capsys, "prepare", source, tmp_path / "s.zarr", "--shards", 2)
+    assert status == 2
+    assert "SystemExit" in complaint(err)
+
+
+def test_one_line_in_a_run(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    status, _, err = local_run(capsys, write_experiment("two_lines"), tmp_path / "run", ranks=1)
+    assert status == 1
+    assert complaint(err).endswith("logs/rank-0000.log)")
+    assert "second line" not in err
+    assert "second line" in (tmp_path / "run/logs/rank-0000.log").read_text()
+
+
+def test_more_visits_than_can_be_planned(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment(epochs="epochs = 1000000")
+    status, _, err = command(capsys, "plan", toml, "--ranks", 2)
+    assert status == 2
+    assert "are 16000000 visits; at most 10000000 can be planned" in complaint(err)
+
+
+def test_a_picture_that_cannot_be_written(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    words = ["plan", write_experiment(), "--ranks", 2, "--svg", tmp_path / "no" / "plan.svg"]
+    status, _, err = command(capsys, *words)
+    assert status == 2
+    assert "No such file or directory" in complaint(err)
 
 
 def test_no_experiment(capsys: Capture, tmp_path: Path) -> None:
@@ -157,6 +206,8 @@ WRONG_WORDS = [
     (["run"], "Missing argument"),
     (["dance"], "No such command 'dance'"),
     (["run", "a.toml", "--out", "b", "--speed", "9"], "No such option: --speed"),
+    (["run", "a.toml", "--out", "b", "--ranks", "4"], "start with mpirun -n 4"),
+    (["prepare", "digits", "s.zarr", "--shards", "2", "--valid", "0"], "between 0 and 1"),
     (["run", "a.toml", "--out", "b", "--transport", "pigeon"], "allowed: mpi, local"),
     (["prepare", "nowhere", "s.zarr", "--shards", "2"], "nowhere"),
     (["prepare", "digits", "s.zarr", "--shards", "0"], "greater than or equal to 1"),

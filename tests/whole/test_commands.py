@@ -64,6 +64,19 @@ def test_run_folder(capsys: Capture, write_experiment: Write, tmp_path: Path) ->
     assert all(end is not None for own in plan["real_end_s"] for end in own)
 
 
+def test_values_are_not_markup(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    toml = write_experiment("noted")
+    text = toml.read_text().partition("[space]")[0]
+    notes = ["x[/red]y", "new [red]x[/red]", "a\\u001b[31mb", "long" * 20]
+    text += "".join(f'[[configs]]\nnote = "{note}"\n' for note in notes)
+    toml.write_text("\ufeff" + text)  # and a byte order mark, as some editors write
+    status, out, err = local_run(capsys, toml, tmp_path / "run")
+    assert status == 0, err
+    assert "x[/red]y" in out
+    assert "new [red]x[/red]" in out
+    assert "\x1b" not in out
+
+
 def test_weights_load(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
     assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
     folder = tmp_path / "run/checkpoints/c001-width=4,lr=0.05"

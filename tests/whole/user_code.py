@@ -43,6 +43,28 @@ def exits(config: Mapping[str, Any]) -> Task:
     sys.exit("no licence")
 
 
+def trains_nothing(config: Mapping[str, Any]) -> Task:
+    task = build(config)
+    task.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    return task
+
+
+def metric_is_a_word(config: Mapping[str, Any]) -> Task:
+    task = build(config)
+    task.metrics = {"accuracy": lambda outputs, targets: "good"}
+    return task
+
+
+def metric_is_a_vector(config: Mapping[str, Any]) -> Task:
+    task = build(config)
+    task.metrics = {"accuracy": lambda outputs, targets: outputs[:, 0]}
+    return task
+
+
+def noted(config: Mapping[str, Any]) -> Task:
+    return build({"width": 4, "lr": 0.01})
+
+
 def returns_model(config: Mapping[str, Any]) -> Any:
     return build(config).model
 
@@ -118,5 +140,22 @@ def slow(config: Mapping[str, Any]) -> Task:
     return task
 
 
-def no_rows() -> list[Any]:
-    return []
+def two_lines(config: Mapping[str, Any]) -> Task:
+    """User code that raises a message of two lines, after the probe."""
+    task = build(config)
+    seen = nn.Module()
+    seen.register_buffer("rows", torch.zeros(()))
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.rows += len(batch["x"])
+        if seen.rows > 80:
+            raise RuntimeError("first line\nsecond line")
+        return batch
+
+    task.batch_transform = transform
+    task.extras = {"seen": seen}
+    return task
+
+
+def leaves() -> list[Any]:
+    sys.exit(0)
