@@ -206,9 +206,9 @@ class TorchTrainer:
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             return _Rehearsal(arena, rest, evaluate(task, InMemory(batch)))
-        except ExperimentError:
-            raise  # a metric that returns no number will not return one later
         except (Exception, SystemExit) as error:  # a metric may well want more than a batch
+            if isinstance(error, ExperimentError) and not lean:
+                raise  # one that returns no number will not return one later
             return _Rehearsal(arena, rest, {}, _said(error))
 
     def _step(self, task: Task, batch: Batch) -> None:
