@@ -70,10 +70,11 @@ def prepare(
         overwrite=overwrite,
         group=group,
     )
+    size = f"{info.nbytes / 1e6:.1f} MB" if info.nbytes >= 1e6 else f"{info.nbytes / 1e3:.1f} kB"
     if group is None or group.rank == 0:
         print(
             f"{store}: {info.rows} training rows in {info.num_shards} shards, "
-            f"{info.valid_rows} validation rows, {info.nbytes / 1e6:.1f} MB"
+            f"{info.valid_rows} validation rows, {size}"
         )
 
 

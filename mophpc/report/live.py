@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from mophpc.schedule import Plan, Prediction, predict, time_left_s
 from mophpc.search.space import Config
 
 LINE_EVERY_S = 10.0
 """At most so often does a plain log get a line about visits."""
+
+
+class _Bar(Progress):
+    """A bar and an empty line: Open MPI's launcher passes on whole lines only."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text("")
 
 
 class LiveView:
@@ -46,7 +56,7 @@ class LiveView:
             f"{self._prediction.idle_share:.0%} idle by plan"
         )
         if self._mode == "bar":
-            self._progress = Progress(
+            self._progress = _Bar(
                 TextColumn("visits"),
                 BarColumn(),
                 MofNCompleteColumn(),
