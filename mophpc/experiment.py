@@ -99,7 +99,18 @@ class Experiment(_Settings):
     space: dict[Name, Annotated[list[Value], Field(min_length=1)]] = {}
     """Hyperparameter to the values to try."""
     configs: list[dict[Name, Value]] = []
-    """Explicit configs; a hyperparameter of `space` may not be set here too."""
+    """Explicit configs, instead of a space."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Check the settings.
+
+        Raises:
+            ExperimentError: one is unknown, missing or wrong; says what is allowed.
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ExperimentError(explain(error)) from error
 
     @field_validator("build", mode="before")
     @classmethod
