@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -46,16 +47,21 @@ class LineWriter:
     """Append-only JSON lines: each line is one `write`, so a killed process leaves whole lines."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; what was written of the line is taken back.
         """
         line = json.dumps(plain(record), separators=(",", ":"), allow_nan=False) + "\n"
-        os.write(self._fd, line.encode())
+        data = line.encode()
+        written = os.write(self._fd, data)
+        if written < len(data):  # a disk that fills up takes a part first
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def close(self) -> None:
         """Put all lines on disk and close; calling it twice is fine."""

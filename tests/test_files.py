@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -102,3 +104,24 @@ def test_events_without_a_file_go_nowhere():
     log = EventLog(None, 0, 0.0)
     log.write("wait", 0.0, 1.0)
     log.close()
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    script = f"""
+import pathlib, resource
+from mophpc.files import LineWriter
+lines = LineWriter(pathlib.Path({str(path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    for number in range(1000):
+        lines.write({{"number": number}})
+except OSError as error:
+    print("OSError", error.errno)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("OSError")
+    found = read_lines(path)
+    assert [line["number"] for line in found] == list(range(len(found)))
+    assert 1000 - 20 < path.stat().st_size <= 1000

@@ -210,7 +210,7 @@ class _Walk:
         try:
             write_json(folder.path / f"failure-rank-{rank:04d}.json", facts)
         except OSError as unwritten:  # the disk may be why; the other ranks must still be ended
-            self._rooms.log.error("%s", unwritten)
+            self._rooms.log.warning("%s", unwritten)
         return failure
 
     def _part(

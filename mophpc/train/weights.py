@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mophpc.train.task import Task
@@ -23,7 +24,10 @@ def save_weights(task: Task, path: Path) -> int:
     }
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, scratch)
+        try:
+            save_file(tensors, scratch)
+        except SafetensorError as error:
+            raise OSError(f"the weights cannot be written to '{path}': {error}") from error
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
         nbytes = scratch.stat().st_size
