@@ -22,6 +22,8 @@ build = "{file}:build"
 epochs = 2
 [data]
 store = "{store}"
+[schedule]
+costs = "equal"
 [space]
 lr = {rates}
 """

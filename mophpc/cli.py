@@ -107,27 +107,125 @@ def inspect(
         raise typer.Exit(UserError.exit_status)
 
 
+Toml = Annotated[
+    Path | None,
+    typer.Argument(help="TOML file; without it, sizes and costs are those of the options."),
+]
+Ranks = Annotated[int, typer.Option("--ranks", "-n", min=1, help="How many ranks to plan for.")]
+Configs = Annotated[
+    int | None, typer.Option(min=1, help="How many; only without EXPERIMENT or a costs file.")
+]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="How many; one per rank by default. Not with EXPERIMENT.")
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="How many; those of EXPERIMENT, or 2, by default.")
+]
+CostsFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--costs",
+        help="A costs file, 'equal', or seconds of every visit; what EXPERIMENT says by default.",
+    ),
+]
+Bandwidth = Annotated[
+    float | None, typer.Option(help="Bytes per second of a hop; hops take no time by default.")
+]
+StateBytes = Annotated[
+    int | None, typer.Option(min=0, max=2**62, help="Bytes of every config's state.")
+]
+Rows = Annotated[int | None, typer.Option(min=1, help="Rows of a shard, where costs are per row.")]
+
+
 @app.command()
 def plan(
-    experiment: Annotated[Path, typer.Argument(help="TOML file.")],
-    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="How many ranks to plan for.")],
-    epochs: Annotated[int, typer.Option(min=1, help="How many epochs to show.")] = 2,
-    svg: Annotated[Path | None, typer.Option(help="Write a picture of the schedule here.")] = None,
+    ranks: Ranks,
+    experiment: Toml = None,
+    configs: Configs = None,
+    shards: Shards = None,
+    epochs: Epochs = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="'balanced', 'random' or 'round-robin'; that of EXPERIMENT, or all, by default."
+        ),
+    ] = None,
+    costs: CostsFrom = None,
+    bandwidth: Bandwidth = None,
+    state_bytes: StateBytes = None,
+    rows: Rows = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the policy's choices.")] = None,
+    show: Annotated[int, typer.Option(min=1, help="How many epochs to show.")] = 2,
+    gantt: Annotated[
+        Path | None, typer.Option(help="Draw the schedule here: a .png, .svg or .html file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an experiment and print its schedule, without MPI.
+    """Show the schedule of an experiment, which is checked, or of any sizes and costs. No MPI.
 
     Example: mophpc plan launch/experiments/digits.toml --ranks 4
+
+    Example: mophpc plan --configs 16 --ranks 4 --epochs 3 --gantt plan.html
     """
-    from mophpc.experiment import load_experiment
-    from mophpc.preview import preview
+    from mophpc.case import Asked
+    from mophpc.forecast import plan_as_asked
 
-    found = preview(load_experiment(experiment), ranks)
-    if svg is not None:
-        from mophpc.files import write_whole
+    asked = Asked(
+        ranks=ranks,
+        configs=configs,
+        shards=shards,
+        epochs=epochs,
+        costs=costs,
+        bandwidth=bandwidth,
+        state_nbytes=state_bytes,
+        rows=rows,
+        seed=seed,
+    )
+    found = plan_as_asked(asked, experiment, policy, gantt)
+    print(json.dumps(found.record(), indent=1) if as_json else found.text(show))
 
-        write_whole(svg, found.svg())
-    print(json.dumps(found.record(), indent=1) if as_json else found.text(epochs))
+
+@app.command()
+def simulate(
+    ranks: Ranks,
+    experiment: Toml = None,
+    configs: Configs = None,
+    shards: Shards = None,
+    epochs: Epochs = None,
+    costs: CostsFrom = None,
+    bandwidth: Bandwidth = None,
+    state_bytes: StateBytes = None,
+    rows: Rows = None,
+    noise: Annotated[float, typer.Option(help="How wrong a config's costs are; 0.2: 20%.")] = 0.2,
+    jitter: Annotated[float, typer.Option(help="How far single visits differ.")] = 0.03,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="How many realities.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what wrong costs do to the plan, with and without renewal, and to other schedules.
+
+    Example: mophpc simulate --configs 16 --ranks 4 --epochs 3 --noise 0.2 --seeds 20
+    """
+    from mophpc.case import Asked
+    from mophpc.report.whatif import print_rows
+    from mophpc.simulation import simulate_as_asked
+
+    asked = Asked(
+        ranks=ranks,
+        configs=configs,
+        shards=shards,
+        epochs=epochs,
+        costs=costs,
+        bandwidth=bandwidth,
+        state_nbytes=state_bytes,
+        rows=rows,
+    )
+    found = simulate_as_asked(asked, experiment, noise=noise, jitter=jitter, num_seeds=seeds)
+    if as_json:
+        print(json.dumps(found.record(), indent=1))
+    else:
+        print(f"{found.heading}\n")
+        print_rows(found.rows)
+        print("".join(f"\n{note}" for note in found.notes), end="\n" if found.notes else "")
 
 
 @app.command()
@@ -141,13 +239,20 @@ def run(
         int | None, typer.Option("--ranks", "-n", min=1, help="For 'local' only; 1 by default.")
     ] = None,
     progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
+    costs: Annotated[
+        str | None,
+        typer.Option(help="'measured', 'equal', or a costs file, as a run's costs.json."),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="plan.json of an earlier run, to be walked again.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every config; start it with mpirun or srun.
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
-    from mophpc.experiment import load_experiment
+    from mophpc.experiment import load_experiment, with_costs
     from mophpc.report.results import print_table
     from mophpc.run.start import run_experiment
 
@@ -157,8 +262,10 @@ def run(
         raise UserError(
             f"--ranks {ranks} is for --transport local; with MPI, start with mpirun -n {ranks}"
         )
-    found = load_experiment(experiment)
-    results = run_experiment(found, out, transport=transport, ranks=ranks or 1, progress=progress)
+    found = with_costs(load_experiment(experiment), costs)
+    results = run_experiment(
+        found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay
+    )
     if _is_root():
         if as_json:
             print(json.dumps(results.record(), indent=1))

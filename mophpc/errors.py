@@ -6,7 +6,9 @@ MophpcError                 everything that mophpc raises on purpose
 │   ├── SourceError         the input of `mophpc prepare`
 │   ├── StoreError          a dataset that is missing, foreign, half-written or damaged
 │   ├── RunFolderError      a run folder that cannot be used
-│   └── LaunchError         the launcher, the number of ranks, the MPI library
+│   ├── CostsError          a costs file that cannot be read or lacks a config
+│   ├── LaunchError         the launcher, the number of ranks, the MPI library
+│   └── PictureError        a picture that cannot be drawn or written
 ├── PlanError               a schedule that breaks an invariant (a bug, or a plan edited by hand)
 ├── StateError              a config's state that cannot be carried or does not fit its layout
 ├── HopError                a message that is not what the plan promised
@@ -49,8 +51,16 @@ class RunFolderError(UserError, ValueError):
     """The run folder cannot be used as asked."""
 
 
+class CostsError(UserError, ValueError):
+    """The costs file cannot be read, or lacks a config."""
+
+
 class LaunchError(UserError, RuntimeError):
     """The launcher, the number of ranks or the MPI library does not fit the run."""
+
+
+class PictureError(UserError, ValueError):
+    """A picture cannot be drawn as asked, or not be written."""
 
 
 class PlanError(MophpcError, ValueError):

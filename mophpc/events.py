@@ -13,10 +13,14 @@ from mophpc.files import LineWriter
 KINDS = (
     "load",  # shard, rows, nbytes: a shard was read
     "probe",  # config: its state was laid out
+    "pilot",  # config: a few of its batches were timed
+    "link",  # hops between neighbours were timed
+    "plan",  # makespan_s, pilot_s: the first plan was made
     "visit",  # config, epoch, shard, rows: training, with binding the state and letting it go
     "eval",  # config, epoch
     "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send or receive
     "wait",  # config, step: the rank had nothing to train until this state came
+    "told",  # the rank had to wait until it was told its next visits
     "checkpoint",  # config, nbytes
     "end",  # most_arenas, start_rss_bytes, peak_rss_bytes: the rank has made all its visits
 )

@@ -19,11 +19,16 @@ Value = bool | int | float | str
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
 """Where pydantic's words are not a user's."""
 
-MOST_CONFIGS = 100_000
+MOST_CONFIGS = 32_768
+"""Each has a message tag of its own, and this is how many tags every MPI has."""
 
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+MEASURED, EQUAL = "measured", "equal"
+"""Where costs come from, if not from a file."""
 
 
 class _Settings(BaseModel):
@@ -71,9 +76,35 @@ class Objective(_Settings):
 class Schedule(_Settings):
     """How the visits are ordered."""
 
-    policy: Literal["round-robin"] = "round-robin"
+    policy: Literal["balanced", "random", "round-robin"] | None = None
+    """None: `round-robin` where costs are told to be equal, else `balanced`."""
+    costs: str = "measured"
+    """`measured` (a pilot of a few batches per config, then every visit), `equal`, or a costs file,
+    in a TOML file relative to that file."""
+    renew: bool = True
+    """Whether `balanced` plans the rest again as costs are measured."""
     lookahead: Annotated[int, Field(ge=1)] = 3
     """How many receives a rank posts ahead of the visits that need them."""
+
+    @field_validator("costs", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @property
+    def planner(self) -> str:
+        """The policy that is meant."""
+        return self.policy or ("round-robin" if self.costs == EQUAL else "balanced")
+
+    @property
+    def costs_file(self) -> Path | None:
+        """The file that holds the costs, if there is one."""
+        return None if self.costs in (EQUAL, MEASURED) else Path(self.costs)
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether the plan may change while it runs."""
+        return self.renew and self.planner == "balanced"
 
 
 class Search(_Settings):
@@ -165,6 +196,8 @@ class Experiment(_Settings):
         for key in ("store", "stage"):
             if key in settings["data"]:
                 settings["data"][key] = str(Path(settings["data"][key]).resolve())
+        if self.schedule.costs_file is not None:
+            settings["schedule"]["costs"] = str(self.schedule.costs_file.resolve())
         for empty in ("space", "configs"):
             if not settings[empty]:
                 del settings[empty]
@@ -198,10 +231,22 @@ def load_experiment(path: Path) -> Experiment:
         for key in ("store", "stage"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
+    schedule = raw.get("schedule")
+    if isinstance(schedule, dict) and isinstance(schedule.get("costs"), str):
+        if schedule["costs"] not in (EQUAL, MEASURED):
+            schedule["costs"] = str((base / schedule["costs"]).resolve())
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         raise ExperimentError(f"{path}: {explain(error)}") from error
+
+
+def with_costs(experiment: Experiment, costs: str | None) -> Experiment:
+    """Return the experiment with other costs: `measured`, `equal` or a file; None changes none."""
+    if costs is None:
+        return experiment
+    schedule = experiment.schedule.model_copy(update={"costs": costs})
+    return experiment.model_copy(update={"schedule": schedule})
 
 
 def explain(error: ValidationError) -> str:

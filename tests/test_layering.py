@@ -11,21 +11,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mophpc"
 
-BASE = {"_version", "errors", "files", "events", "loading", "launcher", "experiment"}
+BASE = {"_version", "errors", "files", "events", "loading", "launcher", "experiment", "costs_file"}
 ROOMS = {"search", "schedule", "data", "train", "hop"}
-FACE = {"", "cli", "__main__", "preview", "verify"}
+FACE = {"", "cli", "__main__", "case", "forecast", "preview", "simulation", "verify"}
 FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
 """From the ground up; `` is the package itself. A module imports from its own room and below, and
 the rooms of one floor do not know each other; those of the base are one room."""
 
 THIRD_PARTY = {
     "experiment": {"pydantic"},
+    "costs_file": {"pydantic"},
     "search": {"numpy"},
-    "schedule": {"numpy"},
+    "schedule": {"numpy", "scipy"},
     "hop": {"numpy"},
     "data": {"numpy", "zarr", "PIL", "sklearn"},
     "train": {"numpy", "torch", "safetensors"},
-    "report": {"rich"},
+    "report": {"rich", "altair", "vl_convert"},
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
     "cli": {"typer"},
@@ -38,6 +39,9 @@ WIRING = {
     "run.start",  # chooses the transport and the view
     "run.conduct",  # collectives and records around the visits, results after them
     "run.setup",  # plugs store and trainer into the ports
+    "run.rooms",  # the group of ranks
+    "run.costing",  # times batches of the trainer, and hops
+    "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world
 }
 """Modules of run/ that know more than protocols."""

@@ -40,7 +40,7 @@ def loaded(code: str) -> set[str]:
         ("import mophpc.schedule, mophpc.search", {"numpy", "pydantic"}),
         ("import mophpc.preview", {"numpy", "pydantic", "zarr", "torch"}),
         ("import mophpc; mophpc.run_experiment", HEAVY - {"mpi4py", "typer"}),
-        ("from mophpc.hop import collectives, local, parcel, reports", {"numpy"}),
+        ("from mophpc.hop import collectives, local, parcel, records", {"numpy"}),
         ("import mophpc.data", {"numpy", "zarr"}),
     ],
 )

@@ -32,7 +32,8 @@ class Group:
         self.rank = transport.rank
         self.size = transport.size
         self._transport = transport
-        self._check = check
+        self.check = check
+        """Called while waiting; may raise to stop."""
 
     def gather(self, value: Any) -> list[Any]:
         """Collective. Return every rank's JSON value on rank 0, by rank; elsewhere nothing."""
@@ -99,7 +100,7 @@ class Group:
 
     def _wait(self, *requests: Request) -> None:
         for request in requests:
-            wait_until(request.test, self._check)
+            wait_until(request.test, self.check)
 
 
 def describe(error: BaseException) -> list[str]:

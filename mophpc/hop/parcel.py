@@ -3,7 +3,9 @@
 On the wire: a header of at most 4 KiB, the arena in chunks, and, only where the rest of the state
 does not fit into the header, the rest. All have the hop's tag; MPI keeps messages of equal
 (source, dest, tag, comm) in order (MPI 4.1, section 3.5), so no message needs a probe or a
-wildcard, and the receives of header and arena are posted before the sender sends.
+wildcard, and the receives of header and arena are posted before the sender sends. The rest has a
+channel of its own, since its receive is posted when the header is here: on the same one it could
+be taken by the receive of a later hop of the same config.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mophpc.errors import HopError
-from mophpc.hop.transport import HOPS, Buffer, Request, Transport
+from mophpc.hop.transport import HOPS, RESTS, Buffer, Request, Transport
 
 HEADER_BYTES = 4096
 CHUNK_BYTES = 64 << 20
@@ -81,10 +83,10 @@ def post_send(
     chunks = _chunks(parcel.arena, chunk_bytes)
     messages = [np.frombuffer(head, dtype=np.uint8)]
     messages += [chunk[:0] for chunk in chunks] if parcel.diverged else chunks
-    if not inline:
-        messages.append(np.frombuffer(rest, dtype=np.uint8))
-    nbytes = len(arena) + (0 if inline else len(rest))
     requests: list[Request] = [transport.isend(m, dest, tag, HOPS) for m in messages]
+    if not inline:
+        requests.append(transport.isend(np.frombuffer(rest, dtype=np.uint8), dest, tag, RESTS))
+    nbytes = len(arena) + (0 if inline else len(rest))
     return Outgoing(parcel, len(head), nbytes, requests)
 
 
@@ -122,7 +124,7 @@ class Incoming:
             self._check_head()  # now: chunks that were never sent would be waited for without end
             if self._rest_is_separate():
                 self._rest = np.empty(self._fields()[-1], dtype=np.uint8)
-                request = self._transport.irecv(self._rest, self.source, self._tag, HOPS)
+                request = self._transport.irecv(self._rest, self.source, self._tag, RESTS)
                 self._requests.append(request)
         self._requests = _pending(self._requests)
         return self._head_done and not self._requests

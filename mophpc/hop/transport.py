@@ -10,9 +10,9 @@ import numpy as np
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
-HOPS, REPORTS, CONTROL = range(3)
+HOPS, RESTS, REPORTS, ORDERS, CONTROL = range(5)
 """Channels: messages on one are never matched by receives on another (communicators in MPI)."""
-NUM_CHANNELS = 3
+NUM_CHANNELS = 5
 
 
 class Request(Protocol):

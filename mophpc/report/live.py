@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from mophpc.schedule import Plan, Prediction, predict, time_left_s
+from mophpc.schedule import Plan, Prediction, predicted, time_left_s
 from mophpc.search.space import Config
 
 LINE_EVERY_S = 10.0
@@ -39,6 +39,7 @@ class LiveView:
         self._best = ""
         self._next_line_s = 0.0
         self._begun_s = 0.0
+        self._end_s: float | None = None
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -47,8 +48,8 @@ class LiveView:
 
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """Show how large the plan is, and start the bar."""
-        # Costs are not known yet; all equal, scaled by the pace so far, predicts the shape.
-        self._prediction = predict(plan, 1.0)
+        # Scaled by the pace so far, predicted times that are wrong all alike do no harm.
+        self._prediction = predicted(plan)
         self._begun_s = time.monotonic()
         self.note(
             f"{len(configs)} configs, {plan.num_shards} shards, {plan.num_ranks} ranks, "
@@ -72,12 +73,18 @@ class LiveView:
             )
             self._progress.start()
 
+    def expect(self, left_s: float) -> None:
+        """Take over how many seconds are left, as planned now."""
+        self._end_s = time.monotonic() + left_s
+
     def visited(self, elapsed_s: float, visits: int) -> None:
         """Show how far the plan is."""
         if self._prediction is None:
             return
         elapsed_s = time.monotonic() - self._begun_s
         left_s = time_left_s(self._prediction, elapsed_s, visits)
+        if self._end_s is not None:
+            left_s = max(0.0, self._end_s - time.monotonic())
         rate = f"{visits / max(elapsed_s, 1e-9):.1f}/s"
         if self._progress is not None:
             self._progress.update(

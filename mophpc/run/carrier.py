@@ -1,17 +1,18 @@
-"""Which configs' states a rank holds, and how they come and go.
+"""What a rank is to do next, and which configs' states it holds for that: how they come and go.
 
-Arenas are taken by the rule of `mophpc.schedule.walk`, which rank 0 has walked through before the
-run: so what happens here cannot deadlock, whatever the timing.
+Arenas are taken by the rule of `mophpc.schedule.walk`, which rank 0 has walked through before it
+told the ranks: so what happens here cannot deadlock, whatever the timing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mophpc.errors import HopError
 from mophpc.events import EventLog
 from mophpc.hop.parcel import Incoming, Outgoing, Parcel, post_send
 from mophpc.hop.transport import Buffer, Check, Transport, wait_until
+from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Hop, Stop
 from mophpc.schedule.walk import ArenaQueue
 
@@ -55,29 +56,65 @@ class Carrier:
 
     def __init__(
         self,
-        stops: Sequence[Stop],
         transport: Transport,
         *,
         nbytes: Callable[[int], int],
         allocate: Callable[[int], Buffer],
-        max_arenas: int,
         lookahead: int,
         events: EventLog,
         check: Check,
     ) -> None:
-        self._stops = stops
+        self._stops: list[Stop] = []
+        self._told_all = False
         self._transport = transport
         self._nbytes = nbytes
         self._events = events
         self._check = check
         self.pool = ArenaPool(allocate)
-        needs = [position for position, stop in enumerate(stops) if stop.takes_arena]
-        self._queue = ArenaQueue(needs, max_arenas, lookahead)
+        self._queue = ArenaQueue([], 0, lookahead)
         self._reserved: dict[int, Buffer] = {}
         self._incoming: dict[int, tuple[Incoming, float]] = {}
         self._arrived: dict[int, Parcel] = {}
         self._kept: dict[int, Parcel] = {}
+        self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
+        self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
         self._outgoing: list[tuple[Outgoing, Hop, float]] = []
+
+    def tell(self, orders: Orders) -> None:
+        """Take the next part of the rank's list, and where configs go that were undecided."""
+        begin = len(self._stops)
+        self._stops += orders.stops
+        needs = [begin + i for i, stop in enumerate(orders.stops) if stop.takes_arena]
+        self._queue.extend(needs, orders.max_arenas)
+        self._told_all = orders.is_last
+        for link in orders.links:
+            parcel = self._undecided.pop(link.config_id, None)
+            if parcel is None:
+                self._dests[link.config_id, link.step] = link.dest
+            else:
+                self._go(parcel, link.dest)
+
+    def next_stop(self, position: int) -> Stop | None:
+        """Return the stop at a place in the list; None after the last. Wait until it is told."""
+        if position < len(self._stops):
+            return self._stops[position]
+        if self._told_all:
+            return None
+        start_s = self._events.now()
+        wait_until(lambda: self._is_told(position), self._check)
+        self._events.write("told", start_s, self._events.now())
+        return self._stops[position] if position < len(self._stops) else None
+
+    def pass_on(self, stop: Stop, parcel: Parcel) -> None:
+        """After a visit, send the state on, keep it, or let it go."""
+        if stop.is_last:
+            self._free(parcel)
+        elif not stop.is_open:
+            self._go(parcel, stop.visit.rank if stop.send is None else stop.send.dest)
+        elif (dest := self._dests.pop((parcel.config_id, parcel.step), None)) is not None:
+            self._go(parcel, dest)
+        else:
+            self._undecided[parcel.config_id] = parcel
 
     def advance(self) -> None:
         """Let hops progress, free what has left, and post receives ahead."""
@@ -118,19 +155,18 @@ class Carrier:
             return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
         return self._arrived.pop(position)
 
-    def keep(self, parcel: Parcel) -> None:
-        """Keep a state for a later visit on this rank."""
-        self._kept[parcel.config_id] = parcel
-
-    def send(self, parcel: Parcel, hop: Hop) -> None:
-        """Start to send a state."""
+    def _go(self, parcel: Parcel, dest: int) -> None:
+        """Keep a state for a later visit here, or start to send it."""
+        if dest == self._transport.rank:
+            self._kept[parcel.config_id] = parcel
+            return
+        hop = Hop(parcel.config_id, parcel.step, self._transport.rank, dest)
         outgoing = post_send(self._transport, parcel, hop.dest, hop.tag)
         self._outgoing.append((outgoing, hop, self._events.now()))
-        self.advance()
 
-    def drop(self, parcel: Parcel) -> None:
-        """Let go of a state that is not needed any more."""
-        self._free(parcel)
+    def _is_told(self, position: int) -> bool:
+        self.advance()
+        return self._told_all or position < len(self._stops)
 
     def drain(self) -> None:
         """Wait until all states have left."""

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from mophpc.errors import InterruptError, Place, RunError, UserError
@@ -15,19 +16,24 @@ from mophpc.experiment import Experiment
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.local import PeerError
-from mophpc.hop.reports import ReportReceiver, ReportSender
-from mophpc.hop.transport import Transport, wait_until
+from mophpc.hop.records import RecordReceiver, RecordSender
+from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
 from mophpc.report.results import ConfigResult, Results, from_record
 from mophpc.run.carrier import Carrier
 from mophpc.run.coordinator import Coordinator
+from mophpc.run.costing import write_costs
 from mophpc.run.folder import RunFolder
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
+from mophpc.run.planner import Planner
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
-from mophpc.run.setup import Prepared, Rooms, claim, prepare_run
+from mophpc.run.rooms import Rooms
+from mophpc.run.setup import Prepared, claim, prepare_run
 from mophpc.run.stopping import StopFlag
-from mophpc.schedule import stops
+from mophpc.schedule.orders import Orders, whole
+from mophpc.schedule.plan import from_json
+from mophpc.schedule.renewal import Renewal
 
 ADVANCE_EVERY_S = 1e-3
 """Least time between two looks at the messages while training."""
@@ -43,17 +49,19 @@ def run_rank(
     view: View,
     stop: StopFlag,
     *,
+    replay: Path | None = None,
     turn: AbstractContextManager[Any] | None = None,
 ) -> Results:
     """Run this rank's part. Collective."""
     group = Group(transport, stop.check)
     try:
-        begun = group.from_root(lambda: claim(experiment, folder, group.size))
+        begun = group.from_root(lambda: claim(experiment, folder, group.size, replay))
         experiment = Experiment.model_validate(begun["experiment"])
         group.attempt(folder.make)
         rooms = group.attempt(
             lambda: Rooms(
                 group=group,
+                transport=transport,
                 folder=folder,
                 view=view,
                 events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
@@ -61,7 +69,7 @@ def run_rank(
                 turn=turn or nullcontext(),
             )
         )
-        return _walk(rooms, experiment, transport, stop)
+        return _walk(rooms, experiment, stop, begun["replay"])
     except InterruptError as error:
         if group.rank == 0:
             view.note(f"mophpc: {error}; what was finished is in {folder.path}")
@@ -72,11 +80,15 @@ def run_rank(
         raise
 
 
-def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: StopFlag) -> Results:
+def _walk(
+    rooms: Rooms, experiment: Experiment, stop: StopFlag, replay: dict[str, Any] | None
+) -> Results:
     """Set up and make the visits; an error that only this rank has ends all ranks."""
-    walk = _Walk(rooms, transport, stop)
+    walk, transport = _Walk(rooms, stop), rooms.transport
     try:
-        return walk.run(experiment, prepare_run(rooms, experiment, walk.between))
+        again = None if replay is None else from_json(replay)
+        prepared = prepare_run(rooms, experiment, walk.between, again)
+        return walk.run(experiment, prepared, renew=experiment.schedule.is_renewed and not replay)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
         agreed = isinstance(error, UserError) and not walk.visiting
         if agreed or isinstance(error, InterruptError | PeerError):
@@ -97,10 +109,17 @@ def _walk(rooms: Rooms, experiment: Experiment, transport: Transport, stop: Stop
 class _Walk:
     """The visits of one rank, with messages looked after in between."""
 
-    def __init__(self, rooms: Rooms, transport: Transport, stop: StopFlag) -> None:
+    def __init__(self, rooms: Rooms, stop: StopFlag) -> None:
+        transport = rooms.transport
         self._rooms = rooms
         self._transport = transport
         self._stop = stop
+        self._sender = RecordSender(transport, REPORTS)
+        self._orders = RecordSender(transport, ORDERS)
+        self._receivers: list[RecordReceiver] = []
+        self._coordinator: Coordinator | None = None
+        self._planner: Planner | None = None
+        self._renews = False
         self._advance: Callable[[], None] = lambda: None
         self._advanced_s = 0.0
         self._program: RankProgram | None = None
@@ -119,52 +138,45 @@ class _Walk:
             self._advanced_s = now
             self._advance()
 
-    def run(self, experiment: Experiment, prepared: Prepared) -> Results:
+    def run(self, experiment: Experiment, prepared: Prepared, *, renew: bool) -> Results:
         """Collective. Make this rank's visits; return the results."""
         rooms, plan = self._rooms, prepared.plan
-        coordinator = None
+        self._renews = renew and plan.num_ranks > 1
         if rooms.is_root:
-            coordinator = Coordinator(
+            self._coordinator = Coordinator(
                 plan, prepared.configs, experiment.objective, rooms.folder, rooms.view
             )
-            coordinator.write_plan()
+            self._coordinator.write_plan()
             rooms.view.begin(plan, prepared.configs)
         try:
-            self._visit_all(experiment, prepared, coordinator)
+            self._visit_all(experiment, prepared)
         except BaseException:
             with suppress(OSError):  # what ended the run says more than a full disk does
-                _keep(coordinator)
+                self._keep(prepared)
             raise
-        _keep(coordinator)
+        self._keep(prepared)
         rooms.view.end()
+        found = self._coordinator
         record = rooms.group.share(
-            None if coordinator is None else write_results(coordinator, experiment, rooms.folder)
+            None if found is None else write_results(found, experiment, rooms.folder)
         )
         return from_record(record, str(rooms.folder.path))
 
-    def _visit_all(
-        self, experiment: Experiment, prepared: Prepared, coordinator: Coordinator | None
-    ) -> None:
+    def _visit_all(self, experiment: Experiment, prepared: Prepared) -> None:
         rooms, transport, plan = self._rooms, self._transport, prepared.plan
-        own = stops(plan, transport.rank)
-        sender = ReportSender(transport)
-        receiver = None
-        if coordinator is not None:
-            receiver = ReportReceiver(transport, coordinator.handle)
         carrier = Carrier(
-            own,
             transport,
             nbytes=prepared.trainer.nbytes,
             allocate=prepared.trainer.allocate,
-            max_arenas=plan.max_arenas,
             lookahead=experiment.schedule.lookahead,
             events=rooms.events,
-            check=lambda: self._look_after(sender, receiver),
+            check=self._look_after,
         )
+        self._connect(experiment, prepared, carrier)
 
         def advance() -> None:
             carrier.advance()
-            self._look_after(sender, receiver)
+            self._look_after()
 
         self._advance = advance
         equipment = Equipment(
@@ -175,12 +187,12 @@ class _Walk:
             trainer=prepared.trainer,
             folder=rooms.folder,
             events=rooms.events,
-            report=sender.send if coordinator is None else coordinator.handle,
+            report=self._sender.send if self._coordinator is None else self._handle,
             turn=rooms.turn,
             log=rooms.log,
         )
         before = peak_rss_bytes()
-        self._program = RankProgram(own, carrier, equipment, self._place)
+        self._program = RankProgram(carrier, equipment, self._place)
         self._program.run()
         most = {
             "most_arenas": carrier.pool.most,
@@ -189,13 +201,56 @@ class _Walk:
         }
         rooms.events.write("end", rooms.events.now(), rooms.events.now(), **most)
         equipment.report({"kind": "rank", "rank": transport.rank, "last": True, **most})
-        self._part(sender, receiver, coordinator)
+        self._part()
 
-    def _look_after(self, sender: ReportSender, receiver: ReportReceiver | None) -> None:
+    def _connect(self, experiment: Experiment, prepared: Prepared, carrier: Carrier) -> None:
+        """Open the ways of reports and orders, and tell the ranks what to do first."""
+        transport, plan = self._transport, prepared.plan
+
+        def take(record: dict[str, Any]) -> None:
+            carrier.tell(Orders.from_json(record))
+
+        def tell(orders: list[Orders]) -> None:
+            carrier.tell(orders[0])
+            for rank, own in enumerate(orders[1:], 1):
+                if own.stops or own.links or own.is_last:
+                    self._orders.send(own.to_json() | {"last": own.is_last}, rank)
+
+        if not self._rooms.is_root:
+            if self._renews:
+                self._receivers.append(RecordReceiver(transport, ORDERS, [0], take))
+        else:
+            others = range(1, transport.size)
+            self._receivers.append(RecordReceiver(transport, REPORTS, others, self._handle))
+            renewal = Renewal(
+                plan,
+                prepared.costs,
+                seed=experiment.seed,
+                lookahead=experiment.schedule.lookahead,
+            )
+            self._planner = Planner(renewal, tell, self._rooms.events.now)
+        if not self._renews:
+            carrier.tell(whole(plan, transport.rank))
+        elif self._planner is not None:
+            self._planner.begin()
+
+    def _handle(self, record: dict[str, Any]) -> None:
+        """Take a rank's record, on rank 0."""
+        if self._coordinator is not None and self._planner is not None:
+            self._planner.observe(record)
+            if self._renews:
+                self._rooms.view.expect(self._planner.left_s())
+            self._coordinator.handle(record)
+
+    def _look_after(self) -> None:
+        """Let records progress; notice signals."""
         self._stop.check()
-        sender.test()
-        if receiver is not None:
+        self._sender.test()
+        self._orders.test()
+        for receiver in self._receivers:
             receiver.test()
+        if self._renews and self._planner is not None:
+            self._planner.poll()
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
@@ -213,29 +268,38 @@ class _Walk:
             self._rooms.log.warning("%s", unwritten)
         return failure
 
-    def _part(
-        self,
-        sender: ReportSender,
-        receiver: ReportReceiver | None,
-        coordinator: Coordinator | None,
-    ) -> None:
+    def _part(self) -> None:
         """Wait politely until rank 0 has everything; MPI_Finalize would spin."""
 
         def done() -> bool:
-            if receiver is not None and coordinator is not None:
+            for receiver in self._receivers:
                 receiver.test()
-                return coordinator.all_done
-            return sender.test()
+            all_left = self._sender.test() and self._orders.test()
+            return all_left and (self._coordinator is None or self._coordinator.all_done)
 
         wait_until(done, self._stop.check)
         self._rooms.group.barrier()
 
-
-def _keep(coordinator: Coordinator | None) -> None:
-    """Put the schedule as it was run, and the journal, on disk."""
-    if coordinator is not None:
+    def _keep(self, prepared: Prepared) -> None:
+        """Put the schedule as it was run, the journal and the costs on disk."""
+        coordinator, planner = self._coordinator, self._planner
+        if coordinator is None or planner is None:
+            return
+        if self._renews:
+            coordinator.replan(planner.plan, planner.predictions)
         coordinator.write_plan()
         coordinator.close()
+        if planner.learned is None:
+            return
+        write_costs(
+            self._rooms.folder,
+            prepared.configs,
+            prepared.plan,
+            planner.learned,
+            prepared.store.shard_rows,
+            [prepared.trainer.nbytes(config.config_id) for config in prepared.configs],
+            prepared.link,
+        )
 
 
 def write_results(

@@ -45,6 +45,7 @@ class Coordinator:
         self.configs = configs
         self.objective = objective
         self.histories = [History() for _ in configs]
+        self.predictions: list[dict[str, float]] = []
         self.ranks_done = 0
         self.ranks: dict[int, Record] = {}
         self._folder = folder
@@ -70,6 +71,11 @@ class Coordinator:
     def all_done(self) -> bool:
         """Whether every rank has ended its list."""
         return self.ranks_done == self.plan.num_ranks
+
+    def replan(self, plan: Plan, predictions: list[dict[str, float]]) -> None:
+        """Take the plan over that was really walked, and what each renewal predicted."""
+        self.plan = plan
+        self.predictions = predictions
 
     def _take_visit(self, record: Record) -> None:
         self._visits[record["config"], record["step"]] = record
@@ -133,6 +139,7 @@ class Coordinator:
                 ]
                 for own in self.plan.visits_by_rank
             ]
+        record["renewals"] = self.predictions
         record["configs"] = [config.name for config in self.configs]
         self._folder.write_plan(record)
 

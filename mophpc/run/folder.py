@@ -49,6 +49,11 @@ class RunFolder:
         """The same as CSV."""
         return self.path / "results.csv"
 
+    @property
+    def costs(self) -> Path:
+        """What visits, evaluations and hops cost, for `--costs` of another run."""
+        return self.path / "costs.json"
+
     def events(self, rank: int) -> Path:
         """Timed records of a rank."""
         return self.path / "events" / f"rank-{rank:04d}.jsonl"
@@ -103,6 +108,10 @@ class RunFolder:
     def write_plan(self, record: dict[str, Any]) -> None:
         """Write the schedule, one line per rank's list."""
         write_json(self.plan, record)
+
+    def write_costs(self, record: dict[str, Any]) -> None:
+        """Write what the run has learned of its costs."""
+        write_json(self.costs, record)
 
     def write_manifest(self, config: Config, facts: dict[str, Any]) -> None:
         """Write what a config's checkpoint holds."""

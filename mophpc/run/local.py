@@ -7,6 +7,7 @@ is the same as with MPI, to the byte.
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
@@ -19,7 +20,12 @@ from mophpc.run.stopping import StopFlag
 
 
 def run_local(
-    experiment: Experiment, folder: RunFolder, ranks: int, view: View, stop: StopFlag
+    experiment: Experiment,
+    folder: RunFolder,
+    ranks: int,
+    view: View,
+    stop: StopFlag,
+    replay: Path | None = None,
 ) -> Results:
     """Run with `ranks` threads.
 
@@ -35,7 +41,9 @@ def run_local(
     def body(rank: int) -> None:
         transport = LocalTransport(world, rank)
         try:
-            results[rank] = run_rank(experiment, folder, transport, view, stop, turn=world.turn)
+            results[rank] = run_rank(
+                experiment, folder, transport, view, stop, replay=replay, turn=world.turn
+            )
         except (Exception, SystemExit) as error:  # raised again in the caller's thread
             failures.append(error)
             world.failed = True

@@ -86,6 +86,9 @@ class View(Protocol):
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """The plan is known and the visits begin."""
 
+    def expect(self, left_s: float) -> None:
+        """So many seconds are left, as planned now."""
+
     def visited(self, elapsed_s: float, visits: int) -> None:
         """So many visits are done."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,12 +39,9 @@ class Equipment:
 
 
 class RankProgram:
-    """Makes the visits of one rank in order."""
+    """Makes the visits of one rank in the order in which it is told them."""
 
-    def __init__(
-        self, stops: Sequence[Stop], carrier: Carrier, equipment: Equipment, place: Place
-    ) -> None:
-        self._stops = stops
+    def __init__(self, carrier: Carrier, equipment: Equipment, place: Place) -> None:
         self._carrier = carrier
         self._at = equipment
         self.place = place
@@ -52,27 +49,29 @@ class RankProgram:
 
     def run(self) -> None:
         """Make all visits, then wait until the last states have left."""
-        for position, stop in enumerate(self._stops):
+        position = 0
+        while (stop := self._carrier.next_stop(position)) is not None:
             visit = stop.visit
             name = self._at.configs[visit.config_id].name
             self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
             parcel = self._carrier.obtain(position)
-            if not parcel.diverged:
+            if parcel.diverged:
+                self._skip(visit)
+            else:
                 with self._at.turn:
                     self._visit(stop, parcel)
-            self._pass_on(stop, parcel)
+            parcel.step += 1
+            self._carrier.pass_on(stop, parcel)
             self._carrier.advance()
+            position += 1
         self._carrier.drain()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
 
-    def _pass_on(self, stop: Stop, parcel: Parcel) -> None:
-        parcel.step += 1
-        if stop.is_last:
-            self._carrier.drop(parcel)
-        elif stop.send is not None:
-            self._carrier.send(parcel, stop.send)
-        else:
-            self._carrier.keep(parcel)
+    def _skip(self, visit: Visit) -> None:
+        """Say that a config that has diverged passes."""
+        now_s = self._at.events.now()
+        facts = {"config": visit.config_id, "step": visit.step, "shard": visit.shard}
+        self._at.report({"kind": "skip", **facts, "rank": visit.rank, "end": now_s})
 
     def _visit(self, stop: Stop, parcel: Parcel) -> None:
         visit, trainer, events = stop.visit, self._at.trainer, self._at.events
@@ -90,7 +89,8 @@ class RankProgram:
         parcel.rest = session.release()
         end_s = events.now()
         # An evaluation lies between training and release; the visit's time is the other two.
-        end_s -= evaluated_s - trained_s
+        eval_s = evaluated_s - trained_s
+        end_s -= eval_s
         facts = {
             "config": visit.config_id,
             "step": visit.step,
@@ -106,6 +106,7 @@ class RankProgram:
                 **facts,
                 "start": start_s,
                 "end": end_s,
+                "eval_s": eval_s,
                 "loss": outcome.loss,
                 "diverged": outcome.diverged,
             }

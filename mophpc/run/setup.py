@@ -5,49 +5,31 @@ A mistake found on any rank is raised on all, so that none waits for one that ha
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mophpc._version import __version__
+from mophpc.costs_file import LinkCosts, load_costs
 from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError
-from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.hop.collectives import Group
+from mophpc.run.costing import find_costs
 from mophpc.run.folder import RunFolder
-from mophpc.run.ports import View
-from mophpc.schedule import assign_shards, bytes_moved, check_plan, digest, make_plan
+from mophpc.run.planning import Planning, read_replay
+from mophpc.run.rooms import Rooms
+from mophpc.schedule import assign_shards, digest
+from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
 from mophpc.search.space import Config, make_configs
-from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import Probe, TorchTrainer, set_threads
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """What one rank has of the run around it."""
-
-    group: Group
-    folder: RunFolder
-    view: View
-    events: EventLog
-    log: logging.Logger
-    turn: AbstractContextManager[Any]
-    """Held while computing; only ranks of one process have to take turns."""
-
-    @property
-    def is_root(self) -> bool:
-        """Whether this is rank 0."""
-        return self.group.rank == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +37,49 @@ class Prepared:
     """All that the visits need."""
 
     configs: tuple[Config, ...]
+    store: StoreInfo
     plan: Plan
+    costs: Costs
+    """What the plan was made from; real on rank 0 only."""
+    link: LinkCosts | None
     shards: dict[int, ShardReader]
     valid: ShardReader
     trainer: TorchTrainer
 
 
-def claim(experiment: Experiment, folder: RunFolder, num_ranks: int) -> dict[str, Any]:
+def claim(
+    experiment: Experiment, folder: RunFolder, num_ranks: int, replay: Path | None
+) -> dict[str, Any]:
     """Check on rank 0 what can be checked before anything is read, and make the run folder.
 
     Raises:
         ExperimentError: `build` cannot be imported.
         StoreError: there is no usable store.
-        LaunchError: there are more ranks than shards.
+        LaunchError: there are more ranks than shards, or the plan to replay is for other sizes.
+        CostsError: the costs file cannot be read, or lacks a config.
         RunFolderError: the folder cannot take a run.
     """
     experiment.load_build()
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
+    configs = make_configs(experiment)
+    if experiment.schedule.costs_file is not None:
+        load_costs(experiment.schedule.costs_file).check_names(c.name for c in configs)
+    plan = None
+    if replay is not None:
+        sizes = (len(configs), num_ranks, store.num_shards, experiment.epochs)
+        plan = to_json(read_replay(replay, sizes, [config.name for config in configs]))
     folder.claim(experiment.resolved(versions() | {"store": store.digest}))
-    return {"experiment": experiment.model_dump(), "time": time.time()}
+    return {"experiment": experiment.model_dump(), "time": time.time(), "replay": plan}
 
 
-def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None]) -> Prepared:
-    """Collective. Load shards, lay the configs' states out, plan.
+def prepare_run(
+    rooms: Rooms,
+    experiment: Experiment,
+    between: Callable[[], None],
+    replay: Plan | None = None,
+) -> Prepared:
+    """Collective. Lay the configs' states out, find out what they cost, plan, load shards.
 
     Raises:
         UserError: on all ranks, if any rank met one.
@@ -89,7 +90,10 @@ def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None
     store = group.attempt(lambda: open_store(Path(experiment.data.store)))
     if rooms.is_root:
         rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")
-    shards, valid = group.attempt(lambda: _load(rooms, experiment, store))
+    # The first shard of a rank's block is its own however the others are balanced.
+    first = assign_shards(store.num_shards, group.size).index(group.rank)
+    shards = group.attempt(lambda: _load(rooms, experiment, store, [first]))
+    valid = group.attempt(lambda: read_valid(store))
     trainer = TorchTrainer(
         group.attempt(experiment.load_build),
         [(config.name, config.values) for config in configs],
@@ -97,33 +101,37 @@ def prepare_run(rooms: Rooms, experiment: Experiment, between: Callable[[], None
         seed=experiment.seed,
         between=between,
     )
-    first = shards[min(shards)]
     if rooms.is_root:
         rooms.view.note(f"trying {len(configs)} configs on a batch")
-    own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), first, store.shard_rows))
+    rows = shards[first]
+    own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), rows, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)))
-    plan = from_json(group.from_root(lambda: _plan(rooms, experiment, store, configs, trainer)))
+    wanted = replay is None and experiment.schedule.planner == "balanced"
+    pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
+    planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay)
+    plan = from_json(group.from_root(planning.run))
+    others = [shard for shard in plan.shards_of(group.rank) if shard != first]
+    shards |= group.attempt(lambda: _load(rooms, experiment, store, others))
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
-    return Prepared(configs, plan, shards, valid, trainer)
+    link = None if pilot is None else pilot.costs.link
+    return Prepared(configs, store, plan, planning.costs, link, shards, valid, trainer)
 
 
 def _load(
-    rooms: Rooms, experiment: Experiment, store: StoreInfo
-) -> tuple[dict[int, ShardReader], ShardReader]:
-    """Read the rank's own shards and the validation split."""
-    rank = rooms.group.rank
-    owners = assign_shards(store.num_shards, rooms.group.size)
-    own = [shard for shard, owner in enumerate(owners) if owner == rank]
+    rooms: Rooms, experiment: Experiment, store: StoreInfo, wanted: Sequence[int]
+) -> dict[int, ShardReader]:
+    """Read shards that the rank owns."""
     data = experiment.data
-    budget = None if data.memory_bytes is None else max(1, data.memory_bytes // len(own))
+    most = -(-store.num_shards // rooms.group.size)  # shards of a rank, before they are balanced
+    budget = None if data.memory_bytes is None else max(1, data.memory_bytes // most)
     stage = None if data.stage is None else Path(data.stage)
     shards = {}
-    for shard in own:
+    for shard in wanted:
         with rooms.events.timed("load", shard=shard) as facts:
             reader = read_shard(store, shard, memory_budget=budget, stage=stage)
             facts |= {"rows": reader.rows, "nbytes": reader.nbytes}
         shards[shard] = reader
-    return shards, read_valid(store)
+    return shards
 
 
 def _probe_own(
@@ -160,32 +168,6 @@ def _share_probes(group: Group, own: list[Any], num_configs: int) -> list[Probe]
     shared = group.share([unique, index])
     probes = [Probe.from_json(probe) for probe in shared[0]]
     return [probes[i] for i in shared[1]]
-
-
-def _plan(
-    rooms: Rooms,
-    experiment: Experiment,
-    store: StoreInfo,
-    configs: tuple[Config, ...],
-    trainer: TorchTrainer,
-) -> dict[str, Any]:
-    """Plan and check on rank 0, and write down what is about to happen."""
-    names = [config.name for config in configs]
-    check_objective(trainer, names, experiment.objective.metric)
-    plan = make_plan(
-        experiment.schedule.policy,
-        num_configs=len(configs),
-        num_shards=store.num_shards,
-        num_ranks=rooms.group.size,
-        num_epochs=experiment.epochs,
-        seed=experiment.seed,
-    )
-    check_plan(plan, lookahead=experiment.schedule.lookahead)
-    for line in ordinary_builds(trainer, names):
-        rooms.view.note(line)
-    moved = bytes_moved(plan, [trainer.nbytes(c.config_id) for c in configs])
-    rooms.log.info("%d bytes of state to move", moved)
-    return to_json(plan)
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ def run_experiment(
     transport: str = "mpi",
     ranks: int = 1,
     progress: str = "auto",
+    replay: str | Path | None = None,
 ) -> Results:
     """Train every config of an experiment. Collective: all ranks of the launcher call it.
 
@@ -32,6 +33,7 @@ def run_experiment(
         transport: `mpi`, or `local` for ranks that are threads of this process and take turns.
         ranks: how many, for `local`.
         progress: `auto`, `bar`, `lines` or `off`.
+        replay: the `plan.json` of an earlier run, to be walked again as it is.
 
     Returns:
         The results, on every rank.
@@ -48,12 +50,13 @@ def run_experiment(
     if progress not in PROGRESS:
         raise LaunchError(f"progress is '{progress}'; allowed: {', '.join(PROGRESS)}")
     folder = RunFolder(Path(out).resolve())
+    again = None if replay is None else Path(replay)
     view = LiveView(progress)
     with StopFlag() as stop:
         if transport == "local":
-            return run_local(experiment, folder, ranks, view, stop)
+            return run_local(experiment, folder, ranks, view, stop, again)
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
         from mophpc.hop.mpi import start_mpi
 
-        return run_rank(experiment, folder, start_mpi(), view, stop)
+        return run_rank(experiment, folder, start_mpi(), view, stop, replay=again)

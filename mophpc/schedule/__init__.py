@@ -32,6 +32,7 @@ from mophpc.schedule.simulate import (
     bytes_moved,
     hops_per_config,
     predict,
+    predicted,
     time_left_s,
 )
 from mophpc.schedule.table import format_plan, summary
@@ -69,6 +70,7 @@ __all__ = [
     "lower_bound",
     "make_plan",
     "predict",
+    "predicted",
     "routes",
     "stops",
     "stuck",

@@ -23,8 +23,6 @@ from mophpc.schedule.walk import LOOKAHEAD, least_arenas, stuck
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mophpc.schedule.plan import IntArray
-
 
 class CompletenessError(PlanError):
     """A config does not visit each shard exactly once in each epoch."""
@@ -76,7 +74,7 @@ def check_plan(plan: Plan, *, tag_span: int = TAG_SPAN, lookahead: int = LOOKAHE
     _check_owners(plan, visits, table)
     _check_steps(plan, visits, table)
     _check_times(visits, table)
-    _check_matching(plan, visits, table, tag_span)
+    _check_matching(plan, tag_span)
     _check_deadlock(plan, visits, lookahead)
 
 
@@ -168,45 +166,13 @@ def _check_times(visits: Sequence[Visit], table: Columns) -> None:
         )
 
 
-def _check_matching(plan: Plan, visits: Sequence[Visit], table: Columns, tag_span: int) -> None:
-    """Check that hops with equal (source, dest, tag) are never in flight together.
-
-    Let A and B be two such hops, A sent first, and let m hops of the pair be sent between them and
-    be due at the dest after A. When B's send is posted and A is still in flight, A's visit has not
-    started, so none of the m has: each holds an arena, at the source or at the dest. With A and B,
-    m + 2 arenas are held by two ranks that may hold 2 * max_arenas. So if m is larger than
-    2 * max_arenas - 2, A has been received. The same count forbids that B is due before A, since
-    then none of the m has started when B is sent. So B's receive, if posted early, is posted after
-    A's, and MPI matches equal envelopes in order.
-    """
-    _, after = table.links(plan.num_configs, plan.num_steps)
-    dest = table.rank[after]
-    moves = np.flatnonzero((after >= 0) & (dest != table.rank))
-    pair = table.rank[moves] * plan.num_ranks + dest[moves]
-    order = np.argsort(pair, kind="stable")
-    begins = np.flatnonzero(np.diff(pair[order], prepend=-1))
-    for sends in np.split(moves[order], begins[1:]):
-        if (bad := _ambiguous(after[sends], tag_span, 2 * plan.max_arenas - 2)) is not None:
-            one, two = visits[sends[bad]], visits[sends[bad + tag_span]]
-            raise MatchingError(
-                f"the hops after {_where(one)} and after {_where(two)} go to rank "
-                f"{dest[sends[bad]]} with the same tag and may be in flight together"
-            )
-
-
-def _ambiguous(due: IntArray, tag_span: int, most: int) -> int | None:
-    """Return the first hop of a pair that may be taken for the one `tag_span` sends later.
-
-    `due` gives for each hop, in the order of sends, the place of its visit at the dest.
-    """
-    if len(due) <= tag_span or (tag_span - 1 > most and bool(np.all(np.diff(due) > 0))):
-        return None
-    for index in range(len(due) - tag_span):
-        between = due[index + 1 : index + tag_span]
-        later = int(np.count_nonzero(between > due[index]))
-        if later <= most:
-            return index
-    return None
+def _check_matching(plan: Plan, tag_span: int) -> None:
+    """Check that a tag belongs to one config; then the order of its steps matches its hops."""
+    if plan.num_configs > tag_span:
+        raise MatchingError(
+            f"configs 0 and {tag_span} have the same tag, and their hops may be in flight "
+            f"together: a plan holds at most {tag_span} configs"
+        )
 
 
 def _check_deadlock(plan: Plan, visits: Sequence[Visit], lookahead: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from mophpc.errors import LaunchError, PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -71,15 +71,20 @@ class Visit:
 class Hop:
     """The move of a config's state from `source` to `dest`, where it makes visit `step`.
 
-    `tag` numbers the hops of a (source, dest) pair in the order in which the source sends them,
-    modulo the tag span.
+    The tag is the config's id. Two hops of a config between the same ranks keep their order, since
+    the config makes its steps in order and both ranks post in that order (MPI 4.1, section 3.5);
+    so a hop is named without knowing the other hops of the plan.
     """
 
     config_id: int
     step: int
     source: int
     dest: int
-    tag: int
+
+    @property
+    def tag(self) -> int:
+        """The message tag of the hop."""
+        return self.config_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,16 @@ class Stop:
     """A visit as its rank sees it: where the state comes from and where it goes.
 
     `receive` is None when the state is made here (`creates`) or was kept from the config's previous
-    visit; `send` is None when the state is kept for the next visit or this is the last (`is_last`).
+    visit; `send` is None when the state is kept for the next visit, when this is the last
+    (`is_last`), or when the next is not decided (`is_open`).
     """
 
     visit: Visit
     receive: Hop | None
     send: Hop | None
     is_last: bool
+    is_open: bool = False
+    """Where the config goes next has not been decided yet."""
 
     @property
     def creates(self) -> bool:
@@ -235,6 +243,53 @@ def assign_shards(num_shards: int, num_ranks: int) -> tuple[int, ...]:
     return tuple(rank for rank, count in enumerate(sizes) for _ in range(count))
 
 
+def balance_shards(
+    num_shards: int,
+    num_ranks: int,
+    rank_factors: Sequence[float] | None = None,
+    shard_rows: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """Return the rank that owns each shard, so that faster ranks own more.
+
+    Each rank keeps the first shard of its block in `assign_shards`; the others go one by one, the
+    largest first, to the rank that will have trained its own soonest.
+
+    Args:
+        num_shards: shards.
+        num_ranks: ranks.
+        rank_factors: seconds on each rank for the same work, in any unit; equal by default.
+        shard_rows: rows of each shard; equal by default.
+
+    Raises:
+        LaunchError: there are more ranks than shards.
+    """
+    blocks = assign_shards(num_shards, num_ranks)
+    factors = [1.0] * num_ranks if rank_factors is None else list(rank_factors)
+    if len(set(factors)) == 1 or num_shards == num_ranks:
+        return blocks
+    rows = [1] * num_shards if shard_rows is None else list(shard_rows)
+    owners = list(blocks)
+    first = [blocks.index(rank) for rank in range(num_ranks)]
+    load = [rows[shard] * factors[rank] for rank, shard in enumerate(first)]
+    others = sorted((s for s in range(num_shards) if s not in first), key=lambda s: (-rows[s], s))
+    for shard in others:
+        ends = [has + rows[shard] * factor for has, factor in zip(load, factors, strict=True)]
+        owners[shard] = rank = ends.index(min(ends))
+        load[rank] = ends[rank]
+    return tuple(owners)
+
+
+def untimed(plan: Plan) -> Plan:
+    """Return the plan without predicted times."""
+    return replace(
+        plan,
+        visits_by_rank=tuple(
+            tuple(replace(v, predicted_start_s=0.0, predicted_end_s=0.0) for v in own)
+            for own in plan.visits_by_rank
+        ),
+    )
+
+
 def routes(plan: Plan) -> tuple[tuple[Visit, ...], ...]:
     """Return for each config its visits in the order in which it makes them.
 
@@ -252,23 +307,23 @@ def routes(plan: Plan) -> tuple[tuple[Visit, ...], ...]:
     )
 
 
-def hops(plan: Plan, tag_span: int = TAG_SPAN) -> tuple[Hop, ...]:
+def hops(plan: Plan) -> tuple[Hop, ...]:
     """Return every hop, source by source, each source's in the order in which it sends.
 
     Raises:
         PlanError: a config lacks a step or makes one twice.
     """
-    links = _Links.of(plan, tag_span)
-    return tuple(links.hop(index) for index in np.flatnonzero(links.tag >= 0).tolist())
+    links = _Links.of(plan)
+    return tuple(links.hop(index) for index in np.flatnonzero(links.moves).tolist())
 
 
-def stops(plan: Plan, rank: int, tag_span: int = TAG_SPAN) -> tuple[Stop, ...]:
+def stops(plan: Plan, rank: int) -> tuple[Stop, ...]:
     """Return the visits of a rank with the hops that lead to and away from each.
 
     Raises:
         PlanError: a config lacks a step or makes one twice.
     """
-    links = _Links.of(plan, tag_span)
+    links = _Links.of(plan)
     first = links.table.first[rank]
     result = []
     for index, visit in enumerate(plan.visits_by_rank[rank], first):
@@ -276,8 +331,8 @@ def stops(plan: Plan, rank: int, tag_span: int = TAG_SPAN) -> tuple[Stop, ...]:
         result.append(
             Stop(
                 visit=visit,
-                receive=links.hop(before) if before >= 0 and links.tag[before] >= 0 else None,
-                send=links.hop(index) if links.tag[index] >= 0 else None,
+                receive=links.hop(before) if before >= 0 and links.moves[before] else None,
+                send=links.hop(index) if links.moves[index] else None,
                 is_last=after < 0,
             )
         )
@@ -286,27 +341,18 @@ def stops(plan: Plan, rank: int, tag_span: int = TAG_SPAN) -> tuple[Stop, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """Per visit the config's previous and next one, and the tag of the hop after it, else -1."""
+    """Per visit the config's previous and next one, and whether the config hops after it."""
 
     table: Columns
     before: IntArray
     after: IntArray
-    tag: IntArray
+    moves: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, plan: Plan, tag_span: int) -> _Links:
+    def of(cls, plan: Plan) -> _Links:
         table = columns(plan)
         before, after = table.links(plan.num_configs, plan.num_steps)
-        dest = table.rank[after]
-        moves = np.flatnonzero((after >= 0) & (dest != table.rank))
-        pair = table.rank[moves] * plan.num_ranks + dest[moves]
-        # Stable, so that the hops of a pair stay in the order in which the source sends them.
-        order = np.argsort(pair, kind="stable")
-        begins = np.flatnonzero(np.diff(pair[order], prepend=-1))
-        sizes = np.diff(begins, append=len(order))
-        tag = np.full(len(after), -1, np.int64)
-        tag[moves[order]] = (np.arange(len(order)) - np.repeat(begins, sizes)) % tag_span
-        return cls(table, before, after, tag)
+        return cls(table, before, after, (after >= 0) & (table.rank[after] != table.rank))
 
     def hop(self, index: int) -> Hop:
         after, table = int(self.after[index]), self.table
@@ -315,7 +361,6 @@ class _Links:
             step=int(table.step[after]),
             source=int(table.rank[index]),
             dest=int(table.rank[after]),
-            tag=int(self.tag[index]),
         )
 
 

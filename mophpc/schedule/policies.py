@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from mophpc.errors import ExperimentError, PlanError
+from mophpc.schedule.balanced import plan_epochs, rotation
+from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, Visit, assign_shards
-from mophpc.schedule.walk import SPARE_ARENAS, least_arenas
+from mophpc.schedule.simulate import predict
+from mophpc.schedule.stays import Progress, StayCosts, time_order, visits_of
+from mophpc.schedule.walk import SPARE_ARENAS, arenas_in_use, least_arenas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from mophpc.schedule.stays import Order
 
 MOST_VISITS = 10_000_000
 """A plan of so many takes minutes and some gigabytes to make."""
 
 
 class Policy(Protocol):
-    """Orders the visits of every rank; `owners` maps shard to rank."""
+    """Orders the visits of every rank; `owners` maps shard to rank.
+
+    A policy that knows costs gives the visits their predicted times too.
+    """
 
     def __call__(
         self,
@@ -30,6 +38,7 @@ class Policy(Protocol):
         num_epochs: int,
         owners: tuple[int, ...],
         seed: int,
+        costs: Costs,
     ) -> tuple[tuple[Visit, ...], ...]:
         """Return the visits of each rank, in order."""
         ...
@@ -42,6 +51,7 @@ def round_robin(
     num_epochs: int,
     owners: tuple[int, ...],
     seed: int = 0,  # noqa: ARG001 - every policy gets the seed; this one draws nothing
+    costs: Costs | None = None,  # noqa: ARG001 - nor does it look at costs
 ) -> tuple[tuple[Visit, ...], ...]:
     """Rotate the configs over the ranks: the plan that is optimal when all visits cost the same.
 
@@ -92,7 +102,56 @@ def round_robin(
     return tuple(by_rank)
 
 
-POLICIES: Mapping[str, Policy] = {"round-robin": round_robin}
+def balanced(
+    *,
+    num_configs: int,  # noqa: ARG001 - as many as there are costs
+    num_ranks: int,
+    num_epochs: int,
+    owners: tuple[int, ...],
+    seed: int,
+    costs: Costs,
+) -> tuple[tuple[Visit, ...], ...]:
+    """Schedule by longest remaining work and a seeded search; see `mophpc.schedule.balanced`."""
+    order, starts = plan_epochs(StayCosts.of(costs, owners, num_ranks), num_epochs, seed)
+    return _by_rank(order, starts, owners, num_ranks, costs)
+
+
+def random(
+    *,
+    num_configs: int,
+    num_ranks: int,
+    num_epochs: int,
+    owners: tuple[int, ...],
+    seed: int,
+    costs: Costs,
+) -> tuple[tuple[Visit, ...], ...]:
+    """Rotate the configs, shuffled once, over the ranks: for comparison."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
+    order = rotation(generator.permutation(num_configs), num_ranks, num_epochs)
+    progress = Progress.start(num_configs, num_ranks, num_epochs)
+    starts = time_order(order, progress, StayCosts.of(costs, owners, num_ranks))
+    return _by_rank(order, starts, owners, num_ranks, costs)
+
+
+def _by_rank(
+    order: Order,
+    starts_s: Sequence[float],
+    owners: tuple[int, ...],
+    num_ranks: int,
+    costs: Costs,
+) -> tuple[tuple[Visit, ...], ...]:
+    shards = [[s for s, owner in enumerate(owners) if owner == rank] for rank in range(num_ranks)]
+    lists: list[list[Visit]] = [[] for _ in range(num_ranks)]
+    for visit in visits_of(order, starts_s, costs.visit_s, shards):
+        lists[visit.rank].append(visit)
+    return tuple(map(tuple, lists))
+
+
+POLICIES: Mapping[str, Policy] = {
+    "balanced": balanced,
+    "random": random,
+    "round-robin": round_robin,
+}
 
 
 def make_plan(
@@ -103,8 +162,13 @@ def make_plan(
     num_ranks: int,
     num_epochs: int,
     seed: int = 0,
+    costs: Costs | None = None,
+    owners: tuple[int, ...] | None = None,
 ) -> Plan:
     """Make a plan by a named policy, with as many arenas a rank as it needs to end.
+
+    Without costs every visit is taken to cost a second, and the rest nothing; without owners the
+    ranks get blocks of shards.
 
     Raises:
         ExperimentError: the policy is not known, or there is nothing to plan.
@@ -124,7 +188,8 @@ def make_plan(
             f"{num_configs} configs x {num_shards} shards x {num_epochs} epochs are {num_visits} "
             f"visits; at most {MOST_VISITS} can be planned"
         )
-    owners = assign_shards(num_shards, num_ranks)
+    owners = owners or assign_shards(num_shards, num_ranks)
+    costs = costs or Costs.of(1.0, num_configs, num_shards)
     plan = Plan(
         num_configs=num_configs,
         num_ranks=num_ranks,
@@ -137,6 +202,7 @@ def make_plan(
             num_epochs=num_epochs,
             owners=owners,
             seed=seed,
+            costs=costs,
         ),
         policy=policy,
         max_arenas=-(-num_configs // num_ranks) + SPARE_ARENAS,
@@ -144,4 +210,8 @@ def make_plan(
     arenas = least_arenas(plan)
     if arenas is None:
         raise PlanError(f"policy {policy!r} made a plan that cannot end with any number of arenas")
-    return replace(plan, max_arenas=arenas)
+    plan = replace(plan, max_arenas=arenas)
+    plan = predict(plan, costs.visit_s, hop_s=costs.hop_s, eval_s=costs.eval_s).plan
+    if policy != "balanced":
+        return plan  # a rotation holds few states, and waits for none
+    return replace(plan, max_arenas=max(arenas, arenas_in_use(plan)))

@@ -92,6 +92,22 @@ def _seconds(
     return full
 
 
+def predicted(plan: Plan) -> Prediction:
+    """Return the plan with the predicted times that it carries; all visits alike where it has none.
+
+    Evaluations count as idle here, since the plan does not carry them.
+    """
+    busy = [0.0] * plan.num_ranks
+    makespan_s = 0.0
+    for visit in plan.visits():
+        busy[visit.rank] += visit.predicted_end_s - visit.predicted_start_s
+        makespan_s = max(makespan_s, visit.predicted_end_s)
+    if makespan_s <= 0.0:
+        return predict(plan, 1.0)
+    shares = tuple(idle_share((own,), makespan_s) for own in busy)
+    return Prediction(plan, makespan_s, tuple(busy), shares, idle_share(busy, makespan_s))
+
+
 def _times(
     plan: Plan, table: Columns, costs: _Costs
 ) -> tuple[list[float], list[float], list[float]]:

@@ -157,6 +157,62 @@ def summary(
     return tuple(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """How a policy's plan does."""
+
+    policy: str
+    makespan_s: float
+    idle_share: float
+    ratio: float | None
+    """Makespan / lower bound; None where the bound is 0."""
+    hops: int
+    max_arenas: int
+
+
+def rate(prediction: Prediction, lower_bound_s: float) -> Rating:
+    """Rate a plan against the lower bound."""
+    plan = prediction.plan
+    ratio = prediction.makespan_s / lower_bound_s if lower_bound_s > 0.0 else None
+    return Rating(
+        plan.policy,
+        prediction.makespan_s,
+        prediction.idle_share,
+        ratio,
+        sum(hops_per_config(plan)),
+        plan.max_arenas,
+    )
+
+
+def format_ratings(ratings: Sequence[Rating], *, unit: str = "visits") -> str:
+    """Return a table with a row per policy.
+
+    Args:
+        ratings: one per policy.
+        unit: what a predicted second stands for.
+    """
+    rows = [("policy", f"makespan [{unit}]", "idle", "ratio to bound", "hops", "arenas")]
+    rows += [
+        (
+            one.policy,
+            f"{one.makespan_s:,.6g}",
+            f"{one.idle_share:.1%}",
+            "-" if one.ratio is None else f"{one.ratio:.3f}",
+            f"{one.hops:,}",
+            str(one.max_arenas),
+        )
+        for one in ratings
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
 def _bytes(size: float) -> str:
     for name in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:

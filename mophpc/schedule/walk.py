@@ -66,7 +66,7 @@ class ArenaQueue:
     __slots__ = ("_held", "_lookahead", "_max_arenas", "_needs", "_started", "_taken")
 
     def __init__(self, needs: Sequence[int], max_arenas: int, lookahead: int = LOOKAHEAD) -> None:
-        self._needs = needs
+        self._needs = list(needs)
         self._max_arenas = max_arenas
         self._lookahead = lookahead
         self._taken = 0
@@ -78,12 +78,17 @@ class ArenaQueue:
         """Arenas that the rank holds now."""
         return self._held
 
+    def extend(self, needs: Sequence[int], max_arenas: int) -> None:
+        """Add further visits that need an arena; the rank may hold `max_arenas` from now on."""
+        self._needs += needs
+        self._max_arenas = max_arenas
+
     def take(self) -> int | None:
         """Take an arena for the next visit that needs one and return its position, else None."""
         if (
             self._taken == len(self._needs)
             or self._taken - self._started == self._lookahead
-            or self._held == self._max_arenas
+            or self._held >= self._max_arenas
         ):
             return None
         self._taken += 1
@@ -161,6 +166,35 @@ def least_arenas(plan: Plan, lookahead: int = LOOKAHEAD) -> int | None:
         middle = (good + bad) // 2
         good, bad = (good, middle) if _walk(links, middle, lookahead) else (middle, bad)
     return good
+
+
+def arenas_in_use(plan: Plan, lookahead: int = LOOKAHEAD) -> int:
+    """Return how many arenas a rank needs so that none is waited for, by the predicted times.
+
+    A state is counted from the start of its stay on a rank to the start of the next one elsewhere,
+    though it leaves sooner where the dest has posted its receive; and the receives posted ahead are
+    counted on top.
+
+    Raises:
+        PlanError: a config lacks a step or makes one twice.
+    """
+    table = columns(plan)
+    before, after = table.links(plan.num_configs, plan.num_steps)
+    visits = tuple(plan.visits())
+    start = np.array([visit.predicted_start_s for visit in visits])
+    end = np.array([visit.predicted_end_s for visit in visits])
+    comes = (before < 0) | (table.rank[before] != table.rank)
+    leaves = (after < 0) | (table.rank[after] != table.rank)
+    gone = np.where(after < 0, end, start[after])
+    most = 0
+    for begin, until in zip(table.first[:-1], table.first[1:], strict=True):
+        own = slice(begin, until)
+        times = np.concatenate((start[own][comes[own]], gone[own][leaves[own]]))
+        change = np.repeat((1, -1), (comes[own].sum(), leaves[own].sum()))
+        order = np.lexsort((change, times))  # at equal times, a state leaves before one comes
+        most = max(most, int(np.cumsum(change[order]).max(initial=0)))
+    # A rank never holds two arenas of one config.
+    return min(most + lookahead, plan.num_configs + 1)
 
 
 def _link(plan: Plan, table: Columns) -> _Links:

@@ -85,6 +85,10 @@ class TorchTrainer:
         """Take over what the probes of all configs told, by config_id."""
         self._probes = probes
 
+    def name(self, config_id: int) -> str:
+        """Return a config's name."""
+        return self._configs[config_id][0]
+
     def nbytes(self, config_id: int) -> int:
         """Return the bytes of a config's arena."""
         return self._probes[config_id].layout.nbytes
@@ -165,7 +169,7 @@ class TorchTrainer:
             )
         except (Exception, SystemExit) as error:  # whatever the user's code does
             raise ExperimentError(
-                f"config {name}: training on the first batch raised {_said(error)}"
+                f"config {name}: training on the first batch raised {said(error)}"
             ) from error
         reason = None
         try:
@@ -181,7 +185,7 @@ class TorchTrainer:
         except (Exception, SystemExit) as error:  # any failure means: build it the ordinary way
             # Without the config's name: many configs may fail alike, which is said once.
             cause = error.__cause__ if isinstance(error, ExperimentError) else error
-            reason = f"building on the meta device fails: {_said(cause or error)}"
+            reason = f"building on the meta device fails: {said(cause or error)}"
         return Probe(layout, reason, metrics)
 
     def _try_short(self, name: str, task: Task, batch: Batch, shard_rows: Sequence[int]) -> None:
@@ -194,7 +198,7 @@ class TorchTrainer:
         except (Exception, SystemExit) as error:
             raise ExperimentError(
                 f"config {name}: the last batch of a shard has {size} of {task.batch_size} rows, "
-                f"and training on so few raised {_said(error)}; choose another batch_size"
+                f"and training on so few raised {said(error)}; choose another batch_size"
             ) from error
 
     def _rehearse(
@@ -209,7 +213,7 @@ class TorchTrainer:
         except (Exception, SystemExit) as error:  # a metric may well want more than a batch
             if isinstance(error, ExperimentError) and not lean:
                 raise  # one that returns no number will not return one later
-            return _Rehearsal(arena, rest, {}, _said(error))
+            return _Rehearsal(arena, rest, {}, said(error))
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)
@@ -223,7 +227,7 @@ class TorchTrainer:
         try:
             task = self._build_config(dict(values))
         except (Exception, SystemExit) as error:
-            raise ExperimentError(f"config {name}: build raised {_said(error)}") from error
+            raise ExperimentError(f"config {name}: build raised {said(error)}") from error
         return check_task(task, name, self._fields)
 
     def _session(self, task: Task, layout: Layout, arena: Arena, progress: list[float]) -> Session:
@@ -232,7 +236,8 @@ class TorchTrainer:
         )
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """Return what kind of error it is, and the first line of what it says."""
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 

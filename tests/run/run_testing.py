@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 import threading
@@ -23,7 +24,8 @@ from mophpc.hop.transport import Transport
 from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
 from mophpc.run.rank import Equipment, RankProgram
-from mophpc.schedule import Plan, stops
+from mophpc.schedule import Plan
+from mophpc.schedule.orders import Orders, Promises, whole
 from mophpc.search.space import Config
 from mophpc.train.session import Outcome
 
@@ -166,27 +168,65 @@ def configs_of(plan: Plan) -> tuple[Config, ...]:
     return tuple(Config(i, {"a": i}, f"c{i:03d}") for i in range(plan.num_configs))
 
 
+def in_parts(plan: Plan, seed: int) -> list[list[Orders]]:
+    """Return what each rank is told, part by part, as if the plan were renewed on the way.
+
+    Parts begin and end anywhere, so that many configs have nowhere to go for a while.
+    """
+    rng = random.Random(seed)
+    place, made, ready = [0] * plan.num_ranks, [0] * plan.num_configs, []
+    while len(ready) < plan.num_visits:
+        able = [
+            rank
+            for rank, own in enumerate(plan.visits_by_rank)
+            if place[rank] < len(own) and own[place[rank]].step == made[own[place[rank]].config_id]
+        ]
+        rank = rng.choice(able)
+        visit = plan.visits_by_rank[rank][place[rank]]
+        ready.append(visit)
+        place[rank] += 1
+        made[visit.config_id] += 1
+    promises = Promises(plan.num_configs, plan.num_ranks, plan.num_steps)
+    told: list[list[Orders]] = [[] for _ in range(plan.num_ranks)]
+    while ready:
+        size = rng.randint(1, max(1, plan.num_visits // 3))
+        part, ready = ready[:size], ready[size:]
+        for rank, orders in enumerate(promises.extend(part, plan.max_arenas, is_last=not ready)):
+            told[rank].append(Orders.from_json(json.loads(json.dumps(orders.to_json()))))
+    return told
+
+
 def walk(
-    transport: Transport, plan: Plan, settings: Settings, folder: Path, lookahead: int = 3
+    transport: Transport,
+    plan: Plan,
+    settings: Settings,
+    folder: Path,
+    lookahead: int = 3,
+    parts: Sequence[Orders] | None = None,
 ) -> Walked:
-    """Make one rank's visits, as a run does."""
+    """Make one rank's visits, as a run does; `parts` of its list are told one after the other."""
     rank = transport.rank
     run = RunFolder(folder)
     run.make()
     trainer = HashTrainer(settings, plan, rank)
     events = EventLog(run.events(rank), rank, 0.0)
     records: list[dict[str, Any]] = []
-    own = stops(plan, rank)
+    later = list(parts or [])
+
+    def check() -> None:
+        if later:
+            carrier.tell(later.pop(0))
+
     carrier = Carrier(
-        own,
         transport,
         nbytes=trainer.nbytes,
         allocate=trainer.allocate,
-        max_arenas=plan.max_arenas,
         lookahead=lookahead,
         events=events,
-        check=lambda: None,
+        check=check,
     )
+    if parts is None:
+        carrier.tell(whole(plan, rank))
     equipment = Equipment(
         configs=configs_of(plan),
         shards={shard: f"shard {shard}" for shard in plan.shards_of(rank)},  # type: ignore[misc]
@@ -199,14 +239,18 @@ def walk(
         turn=nullcontext(),
         log=logging.getLogger("mophpc.test"),
     )
-    RankProgram(own, carrier, equipment, Place(rank, transport.size, "here")).run()
+    RankProgram(carrier, equipment, Place(rank, transport.size, "here")).run()
     events.close()
     lent = len(carrier.pool._lent)
     return Walked(trainer.visits, records, read_lines(run.events(rank)), carrier.pool.most, lent)
 
 
 def walk_in_threads(
-    plan: Plan, settings: Settings, folder: Path, lookahead: int = 3
+    plan: Plan,
+    settings: Settings,
+    folder: Path,
+    lookahead: int = 3,
+    parts: Sequence[Sequence[Orders]] | None = None,
 ) -> list[Walked]:
     """Walk all ranks of a plan at once.
 
@@ -219,7 +263,8 @@ def walk_in_threads(
     def run(rank: int) -> None:
         try:
             transport = LocalTransport(world, rank)
-            outcomes[rank] = walk(transport, plan, settings, folder, lookahead)
+            own = None if parts is None else parts[rank]
+            outcomes[rank] = walk(transport, plan, settings, folder, lookahead, own)
         except Exception as error:
             outcomes[rank] = error
             world.failed = True

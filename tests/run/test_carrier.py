@@ -15,6 +15,7 @@ from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.hop.parcel import Parcel, post_send
 from mophpc.run.carrier import ArenaPool, Carrier
 from mophpc.schedule import make_plan, stops
+from mophpc.schedule.orders import whole
 
 
 def make_pool() -> tuple[ArenaPool, list[int]]:
@@ -82,15 +83,14 @@ def test_a_state_that_the_plan_does_not_know_is_refused():
     world = LocalWorld(2)
     pool, _ = make_pool()
     carrier = Carrier(
-        own,
         LocalTransport(world, 1),
         nbytes=lambda _: 10,
         allocate=lambda n: np.zeros(n, dtype=np.uint8),
-        max_arenas=plan.max_arenas,
         lookahead=3,
         events=EventLog(None, 1, 0.0),
         check=lambda: None,
     )
+    carrier.tell(whole(plan, 1))
     carrier.advance()
     other = Parcel(1 - expected.visit.config_id, 1, pool.take(10))
     post_send(LocalTransport(world, 0), other, 1, expected.receive.tag)

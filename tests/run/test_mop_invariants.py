@@ -11,10 +11,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_testing import Settings, Sizes, Visited, Walked, sequential, uneven, walk, walk_in_threads
+from run_testing import (
+    Settings,
+    Sizes,
+    Visited,
+    Walked,
+    in_parts,
+    sequential,
+    uneven,
+    walk,
+    walk_in_threads,
+)
 
 from mophpc.hop.parcel import HEADER_BYTES
 from mophpc.schedule import Plan, make_plan, routes
+from mophpc.schedule.costs import Costs
 
 LARGE_REST = 5000
 """Does not fit into a header."""
@@ -36,6 +47,38 @@ def sizes_for(plan: Plan, draw) -> list[Sizes]:
     arenas = st.sampled_from([1, 64, 1000, 4096, 100_000])
     rests = st.sampled_from([0, 100, 4060, 4061, LARGE_REST])
     return [Sizes(draw(arenas), draw(rests)) for _ in range(plan.num_configs)]
+
+
+@st.composite
+def balanced_plans(draw):
+    ranks = draw(st.integers(1, 5))
+    num_configs, num_shards = draw(st.integers(1, 9)), ranks + draw(st.integers(0, 3))
+    each = st.floats(0.0, 1.0)
+    costs = draw(st.lists(each, min_size=num_configs, max_size=num_configs))
+    return make_plan(
+        "balanced",
+        num_configs=num_configs,
+        num_shards=num_shards,
+        num_ranks=ranks,
+        num_epochs=draw(st.integers(1, 3)),
+        costs=Costs.of([[cost] for cost in costs], num_configs, num_shards),
+    )
+
+
+@settings(max_examples=25)
+@given(st.data(), balanced_plans(), st.integers(0, 99))
+def test_the_invariants_hold_for_a_plan_that_is_told_in_parts(data, plan, seed):
+    sizes = sizes_for(plan, data.draw)
+    with tempfile.TemporaryDirectory() as folder:
+        own = Settings(sizes, pause=uneven(seed, 2e-3))
+        walked = walk_in_threads(plan, own, Path(folder), parts=in_parts(plan, seed))
+    visits = [visit for rank in walked for visit in rank.visits]
+    check_completeness(plan, visits)
+    check_isolation_and_exclusivity(plan, visits)
+    check_hops(plan, sizes, walked)
+    assert max(rank.most_arenas for rank in walked) <= plan.max_arenas
+    assert not any(rank.arenas_kept for rank in walked)
+    check_trajectory(plan, sizes, walked)
 
 
 @settings(max_examples=40)
@@ -227,3 +270,26 @@ def test_the_invariants_hold_under_mpi(
         made = [(v.epoch, v.shard) for v in route][: 2 if config_id == 0 else None]
         digest = sequential(config_id, sizes[config_id], made)
         assert finals[config_id]["state_sha256"] == digest
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plan_that_is_told_in_parts_under_mpi(comm, shared_path, seed):
+    from mophpc.hop.mpi import MpiTransport
+
+    num_configs, num_shards = 7, comm.size + seed
+    plan = make_plan(
+        "balanced",
+        num_configs=num_configs,
+        num_shards=num_shards,
+        num_ranks=comm.size,
+        num_epochs=3,
+        costs=Costs.of([[1.0 + i % 4] for i in range(num_configs)], num_configs, num_shards),
+    )
+    sizes = [Sizes((100, 3 << 20, 4096)[i % 3], (10, LARGE_REST)[i % 2]) for i in range(7)]
+    own = Settings(sizes, pause=uneven(seed, 5e-3))
+    parts = in_parts(plan, seed)[comm.rank]
+    walked = comm.allgather(walk(MpiTransport(comm), plan, own, shared_path, parts=parts))
+    check_completeness(plan, [visit for rank in walked for visit in rank.visits])
+    check_hops(plan, sizes, walked)
+    check_trajectory(plan, sizes, walked)

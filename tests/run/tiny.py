@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def build(config: Mapping[str, Any]) -> Task:
         lr_scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
         batch_transform=lambda batch: batch | {"x": batch["x"] + 0.1 * torch.randn(4)},
     )
+
+
+def pauses(config: Mapping[str, Any]) -> Task:
+    """Take `pause_s` seconds for each batch, so that visits are long against planning."""
+    task = build(config)
+    task.batch_transform = lambda batch: time.sleep(config["pause_s"]) or batch
+    return task
 
 
 def refuses_later(config: Mapping[str, Any]) -> Task:

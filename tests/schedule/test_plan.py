@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mophpc.errors import LaunchError, PlanError
 from mophpc.schedule import (
-    TAG_SPAN,
+    POLICIES,
     Hop,
     Plan,
     Visit,
@@ -26,6 +26,7 @@ from mophpc.schedule import (
     stops,
     to_json,
 )
+from mophpc.schedule.costs import Costs
 
 
 def small() -> Plan:
@@ -92,18 +93,29 @@ def test_hops_join_visits_on_different_ranks():
     assert {(hop.config_id, hop.step, hop.source, hop.dest) for hop in found} == expected
 
 
-@pytest.mark.parametrize("tag_span", [1, 3, TAG_SPAN])
-def test_tags_number_the_hops_of_a_pair_as_they_are_sent(tag_span):
+def test_the_tag_of_a_hop_is_its_config_and_hops_come_as_they_are_sent():
     plan = small()
-    sent: dict[tuple[int, int], int] = {}
-    for hop in hops(plan, tag_span):
-        number = sent.get((hop.source, hop.dest), 0)
-        assert hop.tag == number % tag_span
-        sent[hop.source, hop.dest] = number + 1
+    assert all(hop.tag == hop.config_id for hop in hops(plan))
     for source in range(plan.num_ranks):
         places = {(v.config_id, v.step + 1): n for n, v in enumerate(plan.visits_by_rank[source])}
         order = [places[hop.config_id, hop.step] for hop in hops(plan) if hop.source == source]
         assert order == sorted(order)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_hops_with_equal_tags_are_sent_and_received_in_the_same_order(policy):
+    """Two ranks tell the hops of a config from one to the other by their order alone."""
+    plan = make_plan(policy, num_configs=3, num_shards=4, num_ranks=3, num_epochs=5)
+    steps_sent: dict[tuple[int, int, int], list[int]] = {}
+    steps_received: dict[tuple[int, int, int], list[int]] = {}
+    for rank in range(plan.num_ranks):
+        for stop in stops(plan, rank):
+            for hop, found in ((stop.send, steps_sent), (stop.receive, steps_received)):
+                if hop is not None:
+                    found.setdefault((hop.source, hop.dest, hop.tag), []).append(hop.step)
+    assert steps_sent == steps_received
+    assert all(steps == sorted(set(steps)) for steps in steps_sent.values())
+    assert max(map(len, steps_sent.values())) > 1
 
 
 def test_stops_hold_the_hops_of_a_rank():
@@ -118,6 +130,7 @@ def test_stops_hold_the_hops_of_a_rank():
         visit = stop.visit
         assert stop.creates == (visit.step == 0)
         assert stop.is_last == (visit.step == plan.num_steps - 1)
+        assert not stop.is_open  # a plan is whole
         assert stop.takes_arena == (stop.creates or stop.receive is not None)
         if stop.receive is not None:
             assert (stop.receive.dest, stop.receive.step) == (visit.rank, visit.step)
@@ -138,9 +151,11 @@ def test_what_cannot_be_linked_is_a_plan_error():
 
 def test_digest_is_the_same_under_every_hash_seed():
     code = (
-        "from mophpc.schedule import digest, make_plan\n"
-        "sizes = dict(num_configs=5, num_shards=4, num_ranks=3, num_epochs=2)\n"
-        "import sys; sys.stdout.write(digest(make_plan('round-robin', **sizes)))"
+        "from mophpc.schedule import POLICIES, digest, make_plan\n"
+        "from mophpc.schedule.costs import Costs\n"
+        "costs = Costs.of([[9 + c * c % 7] for c in range(5)], 5, 4, hop_s=0.5, eval_s=1)\n"
+        "sizes = dict(num_configs=5, num_shards=4, num_ranks=3, num_epochs=2, costs=costs)\n"
+        "print([digest(make_plan(policy, **sizes)) for policy in sorted(POLICIES)])"
     )
     found = []
     for seed in ("0", "1", "4242"):
@@ -149,15 +164,19 @@ def test_digest_is_the_same_under_every_hash_seed():
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
         )
         found.append(done.stdout)
-    assert found == [digest(small())] * 3
+    costs = Costs.of([[9 + c * c % 7] for c in range(5)], 5, 4, hop_s=0.5, eval_s=1)
+    sizes = {"num_configs": 5, "num_shards": 4, "num_ranks": 3, "num_epochs": 2}
+    here = [digest(make_plan(policy, **sizes, costs=costs)) for policy in sorted(POLICIES)]
+    assert found == [f"{here}\n"] * 3
+    assert len(set(here)) == len(POLICIES)
 
 
 def test_digest_of_a_known_plan_stays():
     """Plans in old run folders are recognised by it: change PLAN_FORMAT when this changes."""
     plan = make_plan("round-robin", num_configs=2, num_shards=2, num_ranks=2, num_epochs=1)
     assert plan.visits_by_rank == (
-        (Visit(0, 0, 0, 0, 0), Visit(1, 0, 0, 0, 1)),
-        (Visit(1, 0, 1, 1, 0), Visit(0, 0, 1, 1, 1)),
+        (Visit(0, 0, 0, 0, 0, 0.0, 1.0), Visit(1, 0, 0, 0, 1, 1.0, 2.0)),
+        (Visit(1, 0, 1, 1, 0, 0.0, 1.0), Visit(0, 0, 1, 1, 1, 1.0, 2.0)),
     )
     assert digest(plan) == "1b91472e4ea9bb1a5f871268be93d41696ce9b08a940ad3269912f1279528581"
 
@@ -273,4 +292,5 @@ def test_a_file_that_is_no_plan():
 
 
 def test_hop_is_plain_data():
-    assert Hop(1, 2, 0, 1, 5) == Hop(config_id=1, step=2, source=0, dest=1, tag=5)
+    assert Hop(1, 2, 0, 3) == Hop(config_id=1, step=2, source=0, dest=3)
+    assert Hop(1, 2, 0, 3).tag == 1

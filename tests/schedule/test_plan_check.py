@@ -8,6 +8,7 @@ import pytest
 
 from mophpc.errors import PlanError
 from mophpc.schedule import (
+    TAG_SPAN,
     CompletenessError,
     DeadlockError,
     ExclusivityError,
@@ -137,35 +138,32 @@ def test_predicted_times_with_a_config_in_two_places():
         check_plan(change(plan, last, predicted_start_s=1.5))
 
 
-def test_too_few_tags():
+def test_a_tag_belongs_to_one_config():
     plan = good(num_configs=16, num_epochs=6)
-    with pytest.raises(MatchingError, match="go to rank 1 with the same tag and may be in flight"):
-        check_plan(plan, tag_span=1)
-    # Between equal tags lie tag_span - 1 hops; two ranks with n arenas each hold at most 2 n.
-    with pytest.raises(MatchingError):
-        check_plan(plan, tag_span=2 * plan.max_arenas - 1)
-    check_plan(plan, tag_span=2 * plan.max_arenas)
-
-
-def test_tags_of_hops_that_overtake():
-    """Rank 1 trains config 0 last, so its hop may still be open when the tag comes round."""
-    num_configs = 40
-    base = make_plan("round-robin", num_configs=1, num_shards=2, num_ranks=2, num_epochs=1)
-    order = [*range(1, num_configs), 0]
-    plan = replace(
-        base,
-        num_configs=num_configs,
-        max_arenas=num_configs,
-        visits_by_rank=(
-            tuple(Visit(c, 0, 0, 0, 0) for c in range(num_configs)),
-            tuple(Visit(c, 0, 1, 1, 1) for c in order),
-        ),
+    check_plan(plan, tag_span=16)
+    with pytest.raises(MatchingError) as caught:
+        check_plan(plan, tag_span=15)
+    assert str(caught.value) == (
+        "configs 0 and 15 have the same tag, and their hops may be in flight together: "
+        "a plan holds at most 15 configs"
     )
-    check_plan(plan)
-    plan = replace(plan, max_arenas=8)
-    check_plan(plan)
-    with pytest.raises(MatchingError, match="after config 0, epoch 0, shard 0 on rank 0 and after"):
-        check_plan(plan, tag_span=30)
+
+
+def test_more_configs_than_tags():
+    """By the default too; a config needs just one visit here."""
+    plan = Plan(
+        num_configs=TAG_SPAN + 1,
+        num_ranks=1,
+        num_shards=1,
+        num_epochs=1,
+        owners=(0,),
+        visits_by_rank=(tuple(Visit(c, 0, 0, 0, 0) for c in range(TAG_SPAN + 1)),),
+        policy="by hand",
+        max_arenas=TAG_SPAN,
+    )
+    with pytest.raises(MatchingError, match=f"a plan holds at most {TAG_SPAN} configs"):
+        check_plan(plan)
+    check_plan(plan, tag_span=TAG_SPAN + 1)
 
 
 def test_ranks_that_wait_for_each_other():

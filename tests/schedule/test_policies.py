@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schedule_cases import cases
 
 from mophpc.errors import ExperimentError, LaunchError
 from mophpc.schedule import (
@@ -18,12 +19,14 @@ from mophpc.schedule import (
     digest,
     hops,
     hops_per_config,
+    least_arenas,
     lower_bound,
     make_plan,
     predict,
     routes,
     stuck,
 )
+from mophpc.schedule.walk import SPARE_ARENAS, arenas_in_use
 
 
 def rotation(num_configs: int, num_ranks: int, num_epochs: int, num_shards: int = 0) -> Plan:
@@ -38,15 +41,7 @@ def rotation(num_configs: int, num_ranks: int, num_epochs: int, num_shards: int 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    num_ranks = draw(st.integers(1, 7))
-    return make_plan(
-        draw(st.sampled_from(sorted(POLICIES))),
-        num_configs=draw(st.integers(1, 15)),
-        num_shards=num_ranks + draw(st.integers(0, 8)),
-        num_ranks=num_ranks,
-        num_epochs=draw(st.integers(1, 4)),
-        seed=draw(st.integers(0, 2**32)),
-    )
+    return draw(cases()).plan(draw(st.sampled_from(sorted(POLICIES))))
 
 
 @settings(deadline=None)
@@ -77,7 +72,7 @@ def test_isolation_and_exclusivity_whatever_visits_cost(plan, seed, hop_s):
 @given(plans())
 def test_no_barrier_only_hops_between_two_ranks(plan):
     """Every wait is for one hop: each rank's list and each route, and nothing else, set order."""
-    sends = [(hop.source, hop.dest, hop.tag) for hop in hops(plan)]
+    sends = [(hop.source, hop.dest, hop.tag, hop.step) for hop in hops(plan)]
     assert len(sends) == len(set(sends))
     assert all(hop.source != hop.dest for hop in hops(plan))
     assert stuck(plan) == ()
@@ -89,17 +84,63 @@ def test_every_policy_passes_every_check(plan):
     check_plan(plan)
 
 
-@settings(deadline=None)
-@given(plans())
-def test_same_input_same_plan(plan):
-    again = make_plan(
-        plan.policy,
-        num_configs=plan.num_configs,
-        num_shards=plan.num_shards,
-        num_ranks=plan.num_ranks,
-        num_epochs=plan.num_epochs,
+@settings(deadline=None, max_examples=40)
+@given(cases(), st.sampled_from(sorted(POLICIES)))
+def test_same_input_same_plan(case, policy):
+    plan = case.plan(policy)
+    assert digest(case.plan(policy)) == digest(plan)
+    assert case.plan(policy) == plan
+
+
+@settings(deadline=None, max_examples=40)
+@given(cases(), st.sampled_from(sorted(POLICIES)))
+def test_a_config_begins_an_epoch_where_it_ended_the_last(case, policy):
+    plan = case.plan(policy)
+    assert hops_per_config(plan) == ((case.num_ranks - 1) * case.num_epochs,) * case.num_configs
+    for route in routes(plan):
+        for one, two in pairwise(route):
+            assert one.epoch == two.epoch or one.rank == two.rank
+        for (epoch, rank), stay in groupby(route, key=lambda visit: (visit.epoch, visit.rank)):
+            shards = [visit.shard for visit in stay]
+            own = list(plan.shards_of(rank))
+            assert shards == (own[::-1] if epoch % 2 else own)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cases(), st.sampled_from(sorted(POLICIES)))
+def test_predicted_times_are_those_of_the_costs(case, policy):
+    plan = case.plan(policy)
+    costs = case.costs
+    found = predict(plan, costs.visit_s, hop_s=costs.hop_s, eval_s=costs.eval_s)
+    assert found.plan == plan
+    bound = lower_bound(costs.visit_s, plan.owners, case.num_epochs)
+    assert found.makespan_s >= bound * (1 - 1e-9)
+    assert least_arenas(plan) <= plan.max_arenas <= case.num_configs + SPARE_ARENAS
+    if policy == "balanced":  # its ranks do not wait for arenas
+        assert plan.max_arenas >= arenas_in_use(plan)
+
+
+@pytest.mark.parametrize("num_configs", [8, 12, 16])
+@pytest.mark.parametrize("policy", ["round-robin", "balanced"])
+def test_no_policy_needs_more_than_the_bound_where_costs_are_equal(policy, num_configs):
+    plan = make_plan(policy, num_configs=num_configs, num_shards=8, num_ranks=4, num_epochs=3)
+    assert predict(plan, 1.0).makespan_s == num_configs * 2 * 3
+
+
+def test_seeds_give_other_random_plans():
+    sizes = {"num_configs": 9, "num_shards": 3, "num_ranks": 3, "num_epochs": 2}
+    found = {digest(make_plan("random", **sizes, seed=seed)) for seed in range(5)}
+    assert len(found) == 5
+    assert len({digest(make_plan("round-robin", **sizes, seed=seed)) for seed in range(5)}) == 1
+
+
+def test_owners_may_be_given():
+    plan = make_plan(
+        "balanced", num_configs=3, num_shards=4, num_ranks=2, num_epochs=2, owners=(1, 0, 0, 1)
     )
-    assert digest(again) == digest(plan)
+    check_plan(plan)
+    assert plan.owners == (1, 0, 0, 1)
+    assert plan.shards_of(1) == (0, 3)
 
 
 def test_round_robin_is_as_defined():
@@ -176,7 +217,7 @@ def test_some_routes_do_not_depend_on_the_number_of_ranks(num_epochs):
 def test_arenas_stay_near_the_configs_of_a_rank():
     for num_ranks, num_configs, num_epochs in product(range(1, 13), range(1, 28), (1, 2, 3)):
         plan = rotation(num_configs, num_ranks, num_epochs)
-        assert plan.max_arenas == -(-num_configs // num_ranks) + 2
+        assert plan.max_arenas == -(-num_configs // num_ranks) + SPARE_ARENAS
 
 
 @settings(deadline=None)
@@ -195,7 +236,8 @@ def test_arenas_stay_near_the_configs_of_a_rank_with_any_shards(
 
 def test_bad_sizes_and_names():
     sizes = {"num_configs": 2, "num_shards": 2, "num_ranks": 2, "num_epochs": 1}
-    with pytest.raises(ExperimentError, match="'best' is not known; allowed: round-robin"):
+    allowed = ", ".join(sorted(POLICIES))
+    with pytest.raises(ExperimentError, match=f"'best' is not known; allowed: {allowed}"):
         make_plan("best", **sizes)
     for name in sizes:
         with pytest.raises(ExperimentError, match=f"at least 1 of {name[4:]}, got 0"):

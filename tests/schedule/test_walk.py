@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mophpc.schedule import ArenaQueue, Plan, Visit, least_arenas, make_plan, stops, stuck
 from mophpc.schedule.plan import assign_shards
+from mophpc.schedule.walk import arenas_in_use
 
 
 def any_plan(rng: random.Random) -> Plan:
@@ -167,6 +169,45 @@ def test_arenas_are_taken_in_the_order_of_the_list():
     queue.release()
     assert queue.held == 2
     assert [queue.take(), queue.take()] == [6, None]
+
+
+def test_a_queue_that_is_told_more():
+    queue = ArenaQueue((0, 2), max_arenas=2, lookahead=3)
+    assert [queue.take(), queue.take(), queue.take()] == [0, 2, None]
+    queue.extend([4, 5], max_arenas=2)
+    assert queue.take() is None  # two arenas are held
+    queue.extend([], max_arenas=3)
+    assert [queue.take(), queue.take()] == [4, None]
+    queue.release()
+    assert queue.take() is None  # three have not started
+    queue.start()
+    assert [queue.take(), queue.take()] == [5, None]
+
+
+def test_a_queue_does_not_change_what_it_was_given():
+    needs = [0, 1]
+    ArenaQueue(needs, max_arenas=3).extend([2], max_arenas=3)
+    assert needs == [0, 1]
+
+
+def timed_pair(kept: float) -> Plan:
+    """Rank 1 trains each config so many seconds after rank 0 has, a second each."""
+    plan = reversed_pair(8)
+    return replace(
+        plan,
+        visits_by_rank=(
+            tuple(Visit(c, 0, 0, 0, 0, float(c), c + 1.0) for c in range(8)),
+            tuple(Visit(c, 0, 1, 1, 1, c + 1.0 + kept, c + 2.0 + kept) for c in range(8)),
+        ),
+    )
+
+
+def test_arenas_in_use_are_counted_by_the_predicted_times():
+    assert arenas_in_use(timed_pair(0.0), lookahead=0) == 1
+    assert arenas_in_use(timed_pair(0.0), lookahead=3) == 4
+    assert arenas_in_use(timed_pair(3.0), lookahead=0) == 4
+    assert arenas_in_use(timed_pair(3.0), lookahead=3) == 7
+    assert arenas_in_use(timed_pair(7.5), lookahead=3) == 9  # one for each config, and one more
 
 
 def test_a_receive_ahead_leaves_the_next_visit_its_arena():

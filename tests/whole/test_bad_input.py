@@ -29,7 +29,7 @@ WRONG_FIELDS = [
     ({"epochs": "epochs = 99999999999"}, "field 'epochs' is 99999999999; allowed: at most 1000000"),
     ({"width": f"a = {list(range(400))}\nb = {list(range(400))}"}, "has 320000 combinations"),
     ({"seed": "threads = 100000"}, "field 'threads' is 100000; allowed: at most 1024"),
-    ({"[space]": "[schedule]\npolicy = 'best'\n[space]"}, "allowed: 'round-robin'"),
+    ({"[space]": "[schedule]\npolicy = 'best'\n[space]"}, "'random' or 'round-robin'"),
 ]
 
 
@@ -116,10 +116,10 @@ def test_more_visits_than_can_be_planned(
 def test_a_picture_that_cannot_be_written(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:
-    words = ["plan", write_experiment(), "--ranks", 2, "--svg", tmp_path / "no" / "plan.svg"]
+    words = ["plan", write_experiment(), "--ranks", 2, "--gantt", tmp_path / "no" / "plan.svg"]
     status, _, err = command(capsys, *words)
     assert status == 2
-    assert "No such file or directory" in complaint(err)
+    assert "No such file or directory; name a file in a folder that exists" in complaint(err)
 
 
 def test_no_experiment(capsys: Capture, tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from whole_testing import command, journal_is_whole, local_run
 Capture = pytest.CaptureFixture[str]
 Write = Callable[..., Path]
 
+EQUAL_COSTS = {"mode": 'mode = "max"\n[schedule]\ncosts = "equal"'}
+"""Changes to an experiment: its schedule, and so its routes, depend on no measured times."""
 
-@pytest.mark.parametrize("name", ["prepare", "inspect", "plan", "run", "verify"])
+
+@pytest.mark.parametrize("name", ["prepare", "inspect", "plan", "simulate", "run", "verify"])
 def test_help_shows_an_example(capsys: Capture, name: str) -> None:
     status, out, _ = command(capsys, name, "--help")
     assert status == 0
@@ -35,19 +38,8 @@ def test_inspect(capsys: Capture, store: Path) -> None:
     assert record["damage"] == []
 
 
-def test_plan(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
-    toml = write_experiment()
-    status, out, _ = command(capsys, "plan", toml, "--ranks", 4, "--svg", tmp_path / "plan.svg")
-    assert status == 0
-    for expected in ("rank 3 (shard 3)", "makespan", "idle", "moved", "3 = c003-width=8,lr=0.05"):
-        assert expected in out
-    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
-    status, out, _ = command(capsys, "plan", toml, "--ranks", 2, "--json")
-    assert json.loads(out)["num_ranks"] == 2
-
-
 def test_run_folder(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
-    status, out, err = local_run(capsys, write_experiment(), tmp_path / "run")
+    status, out, err = local_run(capsys, write_experiment(**EQUAL_COSTS), tmp_path / "run")
     assert status == 0
     assert f"run folder: {tmp_path / 'run'}" in out
     assert "4 configs, 4 shards, 2 ranks, 2 epochs: 32 visits, 0% idle by plan" in err
@@ -113,7 +105,7 @@ def test_verify_notices_a_wrong_byte(
 def test_equal_experiments_give_equal_files(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:
-    toml = write_experiment()
+    toml = write_experiment(**EQUAL_COSTS)
     for name in ("a", "b"):
         assert local_run(capsys, toml, tmp_path / name, ranks=4)[0] == 0
     for name in ("results.csv", "results.json"):
@@ -123,7 +115,7 @@ def test_equal_experiments_give_equal_files(
 def test_the_resolved_experiment_runs_again(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:
-    assert local_run(capsys, write_experiment(), tmp_path / "a")[0] == 0
+    assert local_run(capsys, write_experiment(**EQUAL_COSTS), tmp_path / "a")[0] == 0
     assert local_run(capsys, tmp_path / "a/experiment.toml", tmp_path / "b")[0] == 0
     assert (tmp_path / "a/results.csv").read_bytes() == (tmp_path / "b/results.csv").read_bytes()
 

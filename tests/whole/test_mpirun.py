@@ -25,11 +25,11 @@ def test_run_verify_and_the_local_twin(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:
     toml = write_experiment()
-    done = mpirun(4, "mophpc", "run", toml, "--out", tmp_path / "run")
+    done = mpirun(4, "mophpc", "run", toml, "--out", tmp_path / "run", "--costs", "equal")
     assert done.returncode == 0, done.stderr
     assert "run folder:" in done.stdout
     assert command(capsys, "verify", tmp_path / "run")[0] == 0
-    local = ["--transport", "local", "--ranks", 4, "--progress", "off"]
+    local = ["--transport", "local", "--ranks", 4, "--progress", "off", "--costs", "equal"]
     assert command(capsys, "run", toml, "--out", tmp_path / "local", *local)[0] == 0
     same = [(tmp_path / run / "results.csv").read_bytes() for run in ("run", "local")]
     assert same[0] == same[1]

@@ -8,8 +8,8 @@ import pytest
 from hop_testing import all_well, in_threads
 
 from mophpc.hop.local import LocalTransport, LocalWorld
-from mophpc.hop.reports import PIECE_BYTES, ReportReceiver, ReportSender
-from mophpc.hop.transport import wait_until
+from mophpc.hop.records import PIECE_BYTES, RecordReceiver, RecordSender
+from mophpc.hop.transport import REPORTS, wait_until
 
 
 def record_of_length(length: int, number: int = 0):
@@ -26,7 +26,7 @@ class Contract:
             records = [record_of_length(n, i) for i, n in enumerate(LENGTHS * 2)]
             last = {"n": len(records), "text": "ü\0\n", "last": True}
             if transport.rank > 0:
-                sender = ReportSender(transport)
+                sender = RecordSender(transport, REPORTS)
                 for record in [*records, last]:
                     sender.send(record | {"rank": transport.rank})
                 wait_until(sender.test)
@@ -36,7 +36,7 @@ class Contract:
             def handle(record):
                 found[record.pop("rank")].append(record)
 
-            receiver = ReportReceiver(transport, handle)
+            receiver = RecordReceiver(transport, REPORTS, range(1, transport.size), handle)
 
             def all_here():
                 receiver.test()
@@ -65,7 +65,7 @@ class TestMpi(Contract):
 
 
 def test_a_sender_does_not_wait_for_rank_0():
-    sender = ReportSender(LocalTransport(LocalWorld(2), 1))
+    sender = RecordSender(LocalTransport(LocalWorld(2), 1), REPORTS)
     sender.send({"a": 1})
     assert not sender.test()
 
@@ -73,8 +73,8 @@ def test_a_sender_does_not_wait_for_rank_0():
 def test_after_the_last_record_no_receive_is_left_open():
     world = LocalWorld(2)
     found: list[dict] = []
-    receiver = ReportReceiver(LocalTransport(world, 0), found.append)
-    sender = ReportSender(LocalTransport(world, 1))
+    receiver = RecordReceiver(LocalTransport(world, 0), REPORTS, [1], found.append)
+    sender = RecordSender(LocalTransport(world, 1), REPORTS)
     sender.send({"last": True})
     sender.send({"late": True})
     receiver.test()

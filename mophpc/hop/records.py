@@ -1,14 +1,14 @@
-"""Small records from every rank to rank 0 while the run goes on."""
+"""Small records while the run goes on: reports to rank 0, and orders from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from mophpc.hop.transport import REPORTS, Buffer, Request, Transport
+from mophpc.hop.transport import Buffer, Request, Transport
 
 PIECE_BYTES = 16384
 _TAG = 1
@@ -17,21 +17,27 @@ _LAST, _MORE = 0, 1
 Record = dict[str, Any]
 
 
-class ReportSender:
-    """Sends records to rank 0; never waits for it."""
+class RecordSender:
+    """Sends records; never waits for who takes them.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: of this rank.
+        channel: of the records.
+    """
+
+    def __init__(self, transport: Transport, channel: int) -> None:
         self._transport = transport
+        self._channel = channel
         self._requests: list[Request] = []
 
-    def send(self, record: Record) -> None:
+    def send(self, record: Record, dest: int = 0) -> None:
         """Start to send one record, in pieces where it is long."""
         data = json.dumps(record, separators=(",", ":")).encode()
         size = PIECE_BYTES - 1
         for start in range(0, len(data), size):
             kind = _MORE if start + size < len(data) else _LAST
             piece = np.frombuffer(bytes([kind]) + data[start : start + size], dtype=np.uint8)
-            self._requests.append(self._transport.isend(piece, 0, _TAG, REPORTS))
+            self._requests.append(self._transport.isend(piece, dest, _TAG, self._channel))
 
     def test(self) -> bool:
         """Let the records progress; return whether all have left."""
@@ -39,20 +45,34 @@ class ReportSender:
         return not self._requests
 
 
-class ReportReceiver:
-    """Receives the records of the other ranks on rank 0: one open receive per source."""
+class RecordReceiver:
+    """Receives records: one open receive per source, until a record that says it is the `last`.
 
-    def __init__(self, transport: Transport, handle: Callable[[Record], None]) -> None:
+    Args:
+        transport: of this rank.
+        channel: of the records.
+        sources: the ranks that send any.
+        handle: takes them.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        channel: int,
+        sources: Iterable[int],
+        handle: Callable[[Record], None],
+    ) -> None:
         self._transport = transport
+        self._channel = channel
         self._handle = handle
         self._open: dict[int, tuple[Request, Buffer]] = {}
         self._pieces: dict[int, bytes] = {}
-        for source in range(1, transport.size):
+        for source in sources:
             self._post(source)
 
     def _post(self, source: int) -> None:
         buffer: Buffer = np.zeros(PIECE_BYTES, dtype=np.uint8)
-        self._open[source] = (self._transport.irecv(buffer, source, _TAG, REPORTS), buffer)
+        self._open[source] = (self._transport.irecv(buffer, source, _TAG, self._channel), buffer)
 
     def test(self) -> None:
         """Handle what has arrived."""

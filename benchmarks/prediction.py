@@ -1,0 +1,70 @@
+"""How well a plan predicts a real training: 2 ranks, 16 mixed configs on Fashion-MNIST.
+
+    python benchmarks/prediction.py --data /usr/share/datasets/fashion-mnist
+
+Costs come from the run's own pilot, and the plan is renewed as visits are measured. Compared is the
+end of the run with what the plan said when the first epoch was over. Takes about 5 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from common import ROOT, events, machine, mophpc, run_experiment
+
+RANKS, TARGET = 2, 0.05
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--keep", type=Path, help="keep the store and the run here")
+    arguments = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        return measure(arguments.data, folder)
+
+
+def measure(data: Path, folder: Path) -> int:
+    store = folder / "fashion.zarr"
+    if not store.exists():
+        mophpc("prepare", str(data), str(store), "--shards", str(RANKS))
+    text = (ROOT / "launch/experiments/fashion.toml").read_text()
+    text = text.replace("../../stores/fashion.zarr", str(store))
+    text = text.replace('"fashion.py:build"', f'"{ROOT}/launch/experiments/fashion.py:build"')
+    toml = folder / "fashion.toml"
+    toml.write_text(text)
+    run = folder / "run"
+    run_experiment(toml, run, RANKS)
+    records = [r for own in events(run) for r in own]
+    visits = [r for r in records if r["kind"] == "visit"]
+    begin = min(r["start"] for r in visits)
+    end = max(r["end"] for r in records if r["kind"] in ("visit", "eval"))
+    first_epoch = max(r["end"] for r in visits if r["epoch"] == 0)
+    plan = json.loads((run / "plan.json").read_text())
+    known = [r for r in plan["renewals"] if r["at_s"] <= first_epoch]
+    predicted = known[-1]["end_s"]
+    first = next(r for r in records if r["kind"] == "plan")
+    error = (end - predicted) / (end - begin)
+    busy = sum(r["end"] - r["start"] for r in records if r["kind"] in ("visit", "eval"))
+    print(f"{len(plan['renewals'])} renewals; idle {1 - busy / RANKS / (end - begin):.2%}")
+    print(
+        f"pilot {first['pilot_s']:.2f} s, {first['pilot_s'] / (end - begin):.2%} of the makespan; "
+        f"first plan predicted {first['makespan_s']:.1f} s"
+    )
+    print(
+        f"after the first epoch (at {first_epoch - begin:.1f} s) the plan predicted a makespan of "
+        f"{predicted - begin:.1f} s; it was {end - begin:.1f} s: {error:+.2%} "
+        f"(target {TARGET:.0%} either way)"
+    )
+    return int(abs(error) > TARGET)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The first plan, made and checked on rank 0; or one of an earlier run, to be walked again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mophpc.data.store import StoreInfo
+from mophpc.errors import LaunchError, PlanError
+from mophpc.experiment import Experiment
+from mophpc.run.costing import Pilot
+from mophpc.run.rooms import Rooms
+from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
+from mophpc.schedule.bounds import idle_advice
+from mophpc.schedule.costs import Costs, given_costs
+from mophpc.schedule.plan import Plan, balance_shards, from_json, to_json, untimed
+from mophpc.search.space import Config
+from mophpc.train.checks import check_objective, ordinary_builds
+from mophpc.train.trainer import TorchTrainer
+
+_SIZES = ("configs", "ranks", "shards", "epochs")
+
+
+class Planning:
+    """Makes the first plan, on rank 0."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        experiment: Experiment,
+        store: StoreInfo,
+        configs: Sequence[Config],
+        trainer: TorchTrainer,
+        pilot: Pilot | None,
+        replay: Plan | None,
+    ) -> None:
+        self._rooms = rooms
+        self._experiment = experiment
+        self._store = store
+        self._configs = configs
+        self._trainer = trainer
+        self._pilot = pilot
+        self._replay = replay
+        self.costs = Costs.of(1.0, len(configs), store.num_shards)
+        """What the plan was made from; a second for every visit where nothing is known."""
+
+    def run(self) -> dict[str, Any]:
+        """Plan and check, and say what is about to happen; return the plan as JSON.
+
+        Raises:
+            UserError: the objective's metric is not there, or there is too much to plan.
+            PlanError: the plan breaks an invariant.
+        """
+        rooms, view = self._rooms, self._rooms.view
+        names = [config.name for config in self._configs]
+        check_objective(self._trainer, names, self._experiment.objective.metric)
+        begin_s = time.perf_counter()
+        plan = self._replay or self._make(names)
+        check_plan(plan, lookahead=self._experiment.schedule.lookahead)
+        took_s = time.perf_counter() - begin_s
+        for line in ordinary_builds(self._trainer, names):
+            view.note(line)
+        if self._pilot is not None:
+            self._report(plan, self._pilot, took_s)
+        found = predict(plan, self.costs.visit_s, hop_s=self.costs.hop_s, eval_s=self.costs.eval_s)
+        advice = idle_advice(plan.num_configs, plan.num_ranks, found.idle_share)
+        if advice is not None:
+            view.note(advice)
+        moved = bytes_moved(plan, [self._trainer.nbytes(c.config_id) for c in self._configs])
+        rooms.log.info("%d bytes of state to move", moved)
+        return to_json(found.plan)
+
+    def _make(self, names: Sequence[str]) -> Plan:
+        store, num_ranks = self._store, self._rooms.group.size
+        factors = None if self._pilot is None else self._pilot.costs.rank_factors
+        if factors is not None and len(factors) != num_ranks:
+            factors = None  # of other ranks; `given_costs` says so where it matters
+        owners = balance_shards(store.num_shards, num_ranks, factors, store.shard_rows)
+        if self._pilot is not None:
+            self.costs = given_costs(self._pilot.costs, names, owners, num_ranks, store.shard_rows)
+        return make_plan(
+            self._experiment.schedule.planner,
+            num_configs=len(self._configs),
+            num_shards=store.num_shards,
+            num_ranks=num_ranks,
+            num_epochs=self._experiment.epochs,
+            seed=self._experiment.seed,
+            costs=self.costs,
+            owners=owners,
+        )
+
+    def _report(self, plan: Plan, pilot: Pilot, planning_s: float) -> None:
+        makespan_s = max(visit.predicted_end_s for visit in plan.visits())
+        if makespan_s <= 0.0:
+            return
+        told = f"planned in {planning_s:.2g} s"
+        if pilot.took_s > 0.0:
+            share = pilot.took_s / makespan_s
+            told = (
+                f"timed a few batches of each config in {pilot.took_s:.2g} s ({share:.1%} of "
+                f"the predicted {makespan_s:.3g} s), {told}"
+            )
+        else:
+            told = f"{told}, {makespan_s:.3g} s predicted"
+        self._rooms.view.note(told)
+        self._rooms.events.write(
+            "plan",
+            self._rooms.events.now() - planning_s,
+            self._rooms.events.now(),
+            makespan_s=makespan_s,
+            pilot_s=pilot.took_s,
+        )
+
+
+def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[str]) -> Plan:
+    """Return the plan of an earlier run, to be walked again.
+
+    Args:
+        path: its `plan.json`.
+        sizes: configs, ranks, shards and epochs of this run.
+        names: names of its configs.
+
+    Raises:
+        LaunchError: there is no such plan, or it is one of another experiment.
+    """
+    try:
+        record = json.loads(path.read_text())
+        plan = untimed(from_json(record))
+    except OSError as error:
+        raise LaunchError(f"plan '{path}' cannot be read: {error.strerror}") from error
+    except (ValueError, PlanError) as error:
+        raise LaunchError(
+            f"'{path}' is no plan to replay: {error}; give a run's plan.json"
+        ) from error
+    found = (plan.num_configs, plan.num_ranks, plan.num_shards, plan.num_epochs)
+    for what, its, ours in zip(_SIZES, found, sizes, strict=True):
+        if its != ours:
+            raise LaunchError(f"the plan '{path}' has {its} {what}, this run has {ours}")
+    if record.get("configs", list(names)) != list(names):
+        raise LaunchError(f"the plan '{path}' is of other configs than this experiment's")
+    try:
+        check_plan(plan)
+    except PlanError as error:
+        raise LaunchError(f"the plan '{path}' cannot be walked: {error}") from error
+    return plan

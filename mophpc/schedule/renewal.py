@@ -1,0 +1,360 @@
+"""A plan that follows what is measured: the next stays are promised, the rest is planned anew.
+
+Every rank has been told its visits up to some moment, and never starts another before it is told.
+Well before a rank runs out of them, the rest is planned again from the costs measured so far, and
+its first part is promised in turn. So nobody waits for a barrier, nothing that was promised
+changes, and all ranks always agree, since each visit is told to its rank once.
+
+This is pure: `begin`, `observe`, `due`, `snapshot` and `adopt` are quick and belong to the thread
+that talks to the ranks; `Snapshot.solve` takes its time and may run in another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mophpc.errors import PlanError
+from mophpc.schedule.balanced import (
+    Effort,
+    few_held,
+    mean_stay,
+    plan_order,
+    remaining_bound,
+    renewal_effort,
+)
+from mophpc.schedule.check import check_plan
+from mophpc.schedule.costs import CostModel, Costs
+from mophpc.schedule.orders import Orders, Promises
+from mophpc.schedule.plan import Plan, Visit
+from mophpc.schedule.stays import Progress, StayCosts, time_order, visits_of
+from mophpc.schedule.walk import LOOKAHEAD, least_arenas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mophpc.schedule.stays import Order
+
+WINDOW = 1.5
+"""The part that is promised reaches so many paces ahead."""
+
+SPARE_STAYS = 1
+"""A renewal is due when a rank has no more than so many promised stays that have not begun."""
+
+SEARCH_SHARE, MOST_SEARCH_S = 0.005, 0.1
+"""A search takes this share of a mean stay, and so many seconds at most, by its estimate; ..."""
+
+SOLVING_SHARE = 0.02
+"""... and renewals are so far apart that planning really takes no more than this share."""
+
+BETTER = 0.999
+"""The old rest is kept unless a new one is shorter by this factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A visit that was made; seconds since the run's start."""
+
+    config_id: int
+    shard: int
+    rank: int
+    step: int
+    start_s: float
+    end_s: float
+    """When training ended; the evaluation comes after it."""
+    eval_s: float = 0.0
+    diverged: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A new rest of the plan."""
+
+    order: Order
+    starts_s: list[float]
+    makespan_s: float
+    is_new: bool
+    """Whether it differs from the old rest."""
+    max_arenas: int
+    """States that a rank may hold from now on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """What a renewal is computed from."""
+
+    progress: Progress
+    """Where everything will stand when all that is promised has been made."""
+    costs: StayCosts
+    order: Order
+    """The rest as it is planned now."""
+    seed: tuple[int, ...]
+    limit: Effort
+    most_held: int
+    """States that a rank may hold."""
+    lookahead: int
+    whole: Callable[[Order], Plan]
+    """Makes the whole plan of what is promised and a rest, without times."""
+
+    def solve(self) -> Solution:
+        """Plan the rest again; the old one stays where no better one is found.
+
+        Raises:
+            PlanError: the new plan breaks an invariant (a bug in the planner).
+        """
+        old = self._timed(self.order, is_new=False)
+        if BETTER * old.makespan_s <= remaining_bound(self.progress, self.costs):
+            return old
+        order = plan_order(self.progress, self.costs, self.limit, self.seed, self.most_held)
+        new = self._timed(order, is_new=True)
+        if new.makespan_s >= BETTER * old.makespan_s:
+            return old
+        return replace(new, max_arenas=self._checked(self.whole(order)).max_arenas)
+
+    def _timed(self, order: Order, *, is_new: bool) -> Solution:
+        end = self.progress.copy()
+        starts = time_order(order, end, self.costs)
+        return Solution(order, starts, float(end.free_s.max()), is_new, 0)
+
+    def _checked(self, plan: Plan) -> Plan:
+        """Return the plan with as many arenas as it needs."""
+        arenas = least_arenas(plan, self.lookahead)
+        if arenas is None:
+            raise PlanError("a renewed plan cannot end with any number of arenas")
+        plan = replace(plan, max_arenas=max(plan.max_arenas, arenas))
+        check_plan(plan, lookahead=self.lookahead)
+        return plan
+
+
+class Renewal:
+    """The plan of a run, and what is known of how it goes.
+
+    Args:
+        plan: the first plan, of one stay per config, rank and epoch.
+        costs: what it was made from.
+        seed: of the search.
+        lookahead: how many visits of a rank may have an arena before they start.
+    """
+
+    def __init__(
+        self, plan: Plan, costs: Costs, *, seed: int = 0, lookahead: int = LOOKAHEAD
+    ) -> None:
+        self._plan = plan
+        self._lookahead = lookahead
+        self._seed = seed
+        self._model = CostModel(costs, plan.owners, plan.num_ranks)
+        self._shards = [plan.shards_of(rank) for rank in range(plan.num_ranks)]
+        self._promises = Promises(plan.num_configs, plan.num_ranks, plan.num_steps)
+        self._frontier = Progress.start(plan.num_configs, plan.num_ranks, plan.num_epochs)
+        self._order: Order = []
+        self._starts_s: list[float] = []
+        self._pace_s = mean_stay(self._stay_costs(costs))
+        self._solving_s = 0.0
+        self._last_s = 0.0
+        self._max_arenas = plan.max_arenas
+        few = few_held(plan.num_configs, plan.num_ranks)
+        self._most_held = max(few, plan.max_arenas - LOOKAHEAD)
+        self._made = [0] * plan.num_ranks  # visits of each rank
+        self._rank_free_s = np.zeros(plan.num_ranks)
+        self._config_end_s = np.zeros(plan.num_configs)
+        self._config_at = [-1] * plan.num_configs
+        self._pending: list[tuple[Visit, int]] = []  # promised, with the place in the rank's list
+        self.count = 0
+        """How often the plan was renewed."""
+        self.makespan_s = max((v.predicted_end_s for v in plan.visits()), default=0.0)
+        """When all visits will have been made, as far as is known."""
+
+    def begin(self, now_s: float = 0.0) -> list[Orders]:
+        """Promise the first part; return what to tell each rank."""
+        self._order, starts = _stays(self._plan)
+        self._starts_s = [start + now_s for start in starts]
+        self.makespan_s += now_s
+        self._rank_free_s += now_s
+        self._config_end_s += now_s
+        self._last_s = now_s
+        return self._promise(now_s)
+
+    @property
+    def learned(self) -> Costs | None:
+        """What every config costs, or has cost; None before each has been observed."""
+        return self._model.costs(left_too=True) if self._model.has_seen_all else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything has been promised."""
+        return not self._order
+
+    @property
+    def patience_end_s(self) -> float:
+        """When the next renewal is due in any case: a rank may wait for what only it tells."""
+        return self._last_s + WINDOW * self._pace_s
+
+    def observe(self, seen: Observed) -> None:
+        """Take a visit that was made."""
+        if seen.diverged:
+            self._model.drop(seen.config_id)
+        else:
+            self._model.observe(seen.config_id, seen.shard, seen.end_s - seen.start_s)
+            if seen.eval_s > 0.0:
+                self._model.observe_eval(seen.config_id, seen.eval_s)
+        end_s = seen.end_s + seen.eval_s
+        self._made[seen.rank] += 1
+        self._rank_free_s[seen.rank] = end_s
+        self._config_end_s[seen.config_id] = end_s
+        self._config_at[seen.config_id] = seen.rank
+
+    def took(self, solving_s: float) -> None:
+        """Take how long a renewal took, so that it is not done too often."""
+        self._solving_s = max(0.5 * self._solving_s, solving_s)
+
+    def due(self, now_s: float) -> bool:
+        """Return whether the rest should be planned again now."""
+        if self.is_over or now_s < self._last_s + self._pace_s:
+            return False
+        if now_s >= self.patience_end_s:
+            return True
+        return any(
+            len(told) - made <= (SPARE_STAYS + 1) * len(own)
+            for told, made, own in zip(self._promises.visits, self._made, self._shards, strict=True)
+        )
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """Return what the renewal is computed from."""
+        costs = self._model.costs()
+        progress = self._expected(costs, now_s)
+        stays = self._stay_costs(costs)
+        allowed_s = min(MOST_SEARCH_S, SEARCH_SHARE * self._pace_s)
+        limit = renewal_effort(progress, allowed_s)
+        return Snapshot(
+            progress=progress,
+            costs=stays,
+            order=self._order,
+            seed=(self._seed, self.count + 1),
+            limit=limit,
+            most_held=self._most_held,
+            lookahead=self._lookahead,
+            whole=self._whole,
+        )
+
+    def adopt(self, solution: Solution, now_s: float) -> list[Orders]:
+        """Take a new rest over and promise its first part; return what to tell each rank."""
+        self.count += 1
+        self._order, self._starts_s = solution.order, solution.starts_s
+        self.makespan_s = max(solution.makespan_s, now_s)
+        self._last_s = now_s
+        costs = self._stay_costs(self._model.costs())
+        self._pace_s = max(mean_stay(costs), self._solving_s / SOLVING_SHARE)
+        self._max_arenas = max(self._max_arenas, solution.max_arenas)
+        return self._promise(now_s)
+
+    def plan(self) -> Plan:
+        """Return the whole plan as it is now: what is promised, and the rest."""
+        lists = [list(own) for own in self._promises.visits]
+        for visit in self._expand(self._order, self._starts_s):
+            lists[visit.rank].append(visit)
+        return replace(
+            self._plan,
+            visits_by_rank=tuple(map(tuple, lists)),
+            max_arenas=self._max_arenas,
+        )
+
+    def _whole(self, order: Order) -> Plan:
+        """Return what is promised and another rest, without times, which would overlap."""
+        lists = [
+            [replace(visit, predicted_start_s=0.0, predicted_end_s=0.0) for visit in own]
+            for own in self._promises.visits
+        ]
+        no_time = np.zeros((self._plan.num_configs, self._plan.num_shards))
+        starts = [0.0] * len(order)
+        step_of = self._promises.step_of
+        for visit in visits_of(order, starts, no_time, self._shards, step_of):
+            lists[visit.rank].append(visit)
+        return replace(
+            self._plan, visits_by_rank=tuple(map(tuple, lists)), max_arenas=self._max_arenas
+        )
+
+    def _promise(self, now_s: float) -> list[Orders]:
+        """Promise the stays of the rest that are to start soon."""
+        # A config that waits to be told where it goes does not hop yet.
+        longest_hop_s = float(self._model.costs().hop_s.max(initial=0.0))
+        until_s = now_s + WINDOW * self._pace_s + longest_hop_s
+        until_s = max(until_s, min(self._starts_s, default=0.0))
+        if max(self._starts_s, default=0.0) <= until_s + self._pace_s:
+            until_s = np.inf
+        told = [start <= until_s for start in self._starts_s]
+        now = [stay for stay, chosen in zip(self._order, told, strict=True) if chosen]
+        starts = [start for start, chosen in zip(self._starts_s, told, strict=True) if chosen]
+        visits = self._expand(now, starts)
+        for config_id, rank in now:
+            self._frontier.make(config_id, rank)
+        places = [len(own) for own in self._promises.visits]
+        for visit in visits:
+            self._pending.append((visit, places[visit.rank]))
+            places[visit.rank] += 1
+        later = [not chosen for chosen in told]
+        self._order = [s for s, chosen in zip(self._order, later, strict=True) if chosen]
+        self._starts_s = [s for s, chosen in zip(self._starts_s, later, strict=True) if chosen]
+        return self._promises.extend(visits, self._max_arenas, is_last=self.is_over)
+
+    def _expand(self, order: Order, starts_s: Sequence[float]) -> list[Visit]:
+        """Return the visits of stays that follow what is promised."""
+        visit_s = self._model.costs().visit_s
+        return visits_of(order, starts_s, visit_s, self._shards, self._promises.step_of)
+
+    def _stay_costs(self, costs: Costs) -> StayCosts:
+        return StayCosts.of(costs, self._plan.owners, self._plan.num_ranks)
+
+    def _expected(self, costs: Costs, now_s: float) -> Progress:
+        """Return where everything will stand when all that is promised has been made."""
+        free, end = self._rank_free_s.tolist(), self._config_end_s.tolist()
+        at = list(self._config_at)
+        visit_s, hop_s, eval_s = costs.visit_s.tolist(), costs.hop_s.tolist(), costs.eval_s.tolist()
+        num_shards = self._plan.num_shards
+        self._pending = [
+            (visit, place) for visit, place in self._pending if place >= self._made[visit.rank]
+        ]
+        for visit, _ in self._pending:
+            config_id, rank = visit.config_id, visit.rank
+            ready = end[config_id]
+            if at[config_id] not in (-1, rank):
+                ready += hop_s[config_id]
+            done = max(free[rank], ready) + visit_s[config_id][visit.shard]
+            if (visit.step + 1) % num_shards == 0:
+                done += eval_s[config_id]
+            # What runs now has not ended yet, and what comes after it starts later still.
+            free[rank] = end[config_id] = max(done, now_s)
+            at[config_id] = rank
+        progress = self._frontier.copy()
+        begins = progress.todo.all(axis=1)  # of an epoch: no hop leads to its first stay
+        progress.free_s[:] = np.maximum(free, now_s)
+        progress.ready_s[:] = np.array(end) + np.where(begins, 0.0, costs.hop_s)
+        return progress
+
+
+def _stays(plan: Plan) -> tuple[Order, list[float]]:
+    """Return a plan's stays and their starts, in an order in which they can be made."""
+    order: Order = []
+    starts: list[float] = []
+    made = [0] * plan.num_configs  # visits of each config
+    place = [0] * plan.num_ranks
+    waiting: dict[tuple[int, int], int] = {}  # (config, step): the rank that is to make it
+    free = list(range(plan.num_ranks))
+    while free:
+        rank = free.pop()
+        visits = plan.visits_by_rank[rank]
+        while place[rank] < len(visits):
+            visit = visits[place[rank]]
+            if made[visit.config_id] != visit.step:
+                waiting[visit.config_id, visit.step] = rank
+                break
+            before = visits[place[rank] - 1] if place[rank] else None
+            if before is None or (before.config_id, before.epoch) != (visit.config_id, visit.epoch):
+                order.append((visit.config_id, rank))
+                starts.append(visit.predicted_start_s)
+            made[visit.config_id] += 1
+            place[rank] += 1
+            if (other := waiting.pop((visit.config_id, visit.step + 1), None)) is not None:
+                free.append(other)
+    return order, starts

@@ -1,0 +1,27 @@
+"""The benchmark of schedules, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_quick_study_meets_its_targets():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/scheduler_study.py", "--quick", "--jobs", "1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| hetero_configs_and_gpus | 8 x 8 |" in done.stdout
+    assert "**no**" not in done.stdout
