@@ -39,6 +39,19 @@ def run_experiment(toml: Path, out: Path, ranks: int) -> float:
     return mpirun(ranks, "mophpc", "run", str(toml), "--out", str(out), "--progress", "off")
 
 
+def write_fashion(folder: Path, data: Path, shards: int, schedule: str = "") -> Path:
+    """Make a store of Fashion-MNIST in a folder, and an experiment file for it; return that."""
+    store = folder / "fashion.zarr"
+    if not store.exists():
+        mophpc("prepare", str(data), str(store), "--shards", str(shards))
+    text = (ROOT / "launch/experiments/fashion.toml").read_text()
+    text = text.replace("../../stores/fashion.zarr", str(store))
+    text = text.replace('"fashion.py:build"', f'"{ROOT}/launch/experiments/fashion.py:build"')
+    toml = folder / "fashion.toml"
+    toml.write_text(text + schedule)
+    return toml
+
+
 def events(run: Path) -> list[list[dict[str, Any]]]:
     """Return each rank's events of a run."""
     files = sorted((run / "events").glob("rank-*.jsonl"))

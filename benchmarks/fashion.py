@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, events, machine, makespan, mophpc, results, run_experiment
+from common import events, machine, makespan, results, run_experiment, write_fashion
 
 RANKS = (2, 4)
 HEADER_BYTES = 4096
@@ -34,14 +34,8 @@ def main() -> int:
 
 
 def measure(data: Path, folder: Path) -> int:
-    store = folder / "fashion.zarr"
-    if not store.exists():
-        mophpc("prepare", str(data), str(store), "--shards", "4")
-    text = (ROOT / "launch/experiments/fashion.toml").read_text()
-    text = text.replace("../../stores/fashion.zarr", str(store))
-    text = text.replace('"fashion.py:build"', f'"{ROOT}/launch/experiments/fashion.py:build"')
-    toml = folder / "fashion.toml"
-    toml.write_text(text + '\n[schedule]\ncosts = "equal"  # routes that do not depend on times\n')
+    # Routes that do not depend on times.
+    toml = write_fashion(folder, data, 4, '\n[schedule]\ncosts = "equal"\n')
     failed = False
     for ranks in RANKS:
         run = folder / f"ranks-{ranks}"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, events, machine, mophpc, run_experiment
+from common import events, machine, run_experiment, write_fashion
 
 RANKS, TARGET = 2, 0.05
 
@@ -32,14 +32,7 @@ def main() -> int:
 
 
 def measure(data: Path, folder: Path) -> int:
-    store = folder / "fashion.zarr"
-    if not store.exists():
-        mophpc("prepare", str(data), str(store), "--shards", str(RANKS))
-    text = (ROOT / "launch/experiments/fashion.toml").read_text()
-    text = text.replace("../../stores/fashion.zarr", str(store))
-    text = text.replace('"fashion.py:build"', f'"{ROOT}/launch/experiments/fashion.py:build"')
-    toml = folder / "fashion.toml"
-    toml.write_text(text)
+    toml = write_fashion(folder, data, RANKS)
     run = folder / "run"
     run_experiment(toml, run, RANKS)
     records = [r for own in events(run) for r in own]

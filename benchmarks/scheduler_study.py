@@ -9,9 +9,9 @@ for a balanced plan with and without renewal and for three other ways to schedul
 (and ten with --long). That is measured in both directions: the study's costs are believed and the
 factors are real, or the factors are believed and the study's costs are real.
 
-Costs are those of `scheduler-study.json`, scaled so that a visit takes 10 s in the mean (the search
-takes a share of the run), a shard per rank, hops and evaluations free. Planning seconds are CPU
-seconds of one core. Exit status 1 if a target is missed.
+Costs are those of `scheduler-study.json`, scaled so that a visit takes 10 s in the mean (a search
+may take a share of that; 0.5 s with --quick), a shard per rank, hops and evaluations free.
+Planning seconds are CPU seconds of one core. Exit status 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from mophpc.schedule.whatif import SCHEDULES, Outcome, Row, compare, rows
 
 STUDY = json.loads((Path(__file__).parent / "scheduler-study.json").read_text())
 MEAN_VISIT_S = 10.0
+QUICK_VISIT_S = 0.5
 NOISE, JITTER = 0.2, 0.03
 GREEDY, RENEWED = SCHEDULES.index("randomized greedy"), SCHEDULES.index("balanced, renewed")
 FACTORS_REAL, FACTORS_BELIEVED = "factors are real", "factors are believed"
@@ -56,6 +57,7 @@ class Cell:
     case: str
     ranks: int
     configs: int
+    mean_visit_s: float = MEAN_VISIT_S
 
     def __str__(self) -> str:
         return f"{self.case} | {self.ranks} x {self.configs}"
@@ -72,7 +74,7 @@ def study_costs(cell: Cell, seed: int) -> Costs:
     if cell.case == "hetero_configs_and_gpus":
         speed = generator.choice(STUDY["gpu_tflops"], cell.ranks)
     visit_s = gflop[:, None] / speed
-    return Costs.of(visit_s * (MEAN_VISIT_S / visit_s.mean()), cell.configs, cell.ranks)
+    return Costs.of(visit_s * (cell.mean_visit_s / visit_s.mean()), cell.configs, cell.ranks)
 
 
 def balanced_plan(cell: Cell, costs: Costs, epochs: int, seed: int) -> Plan:
@@ -256,7 +258,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="3 seeds, one entry of the grid")
+    parser.add_argument(
+        "--quick", action="store_true", help="3 seeds, one grid entry, short visits"
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--long", action="store_true", help="wrong costs over 10 epochs too")
@@ -266,9 +270,10 @@ def main() -> None:
     options = Options(range(3 if arguments.quick else arguments.seeds), arguments.jobs)
     grid = [(entry["ranks"], entry["configs"]) for entry in STUDY["grid"]]
     if arguments.quick:
-        grid = [(8, 8)]
+        grid = [(8, 16)]
+    mean_visit_s = QUICK_VISIT_S if arguments.quick else MEAN_VISIT_S
     cells = [
-        Cell(case, ranks, configs)
+        Cell(case, ranks, configs, mean_visit_s)
         for case in STUDY["cases"]
         for ranks, configs in grid
         if ranks * configs <= arguments.largest

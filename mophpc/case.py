@@ -11,8 +11,7 @@ from mophpc.costs_file import MOST_S, ConfigCosts, CostsFile, LinkCosts, load_co
 from mophpc.errors import CostsError, UserError
 from mophpc.experiment import EQUAL, MEASURED, MOST_CONFIGS, Experiment
 from mophpc.schedule import lower_bound
-from mophpc.schedule.costs import Costs, given_costs
-from mophpc.schedule.plan import balance_shards
+from mophpc.schedule.costs import Costs, given_costs, owners_for
 from mophpc.schedule.policies import MOST_VISITS
 
 if TYPE_CHECKING:
@@ -242,10 +241,7 @@ def make_case(
     Raises:
         UserError: something is missing or does not fit.
     """
-    factors = None if given is None else given.rank_factors
-    if factors is not None and len(factors) != asked.ranks:
-        factors = None  # of other ranks; `given_costs` says so where it matters
-    owners = balance_shards(num_shards, asked.ranks, factors, shard_rows)
+    owners = owners_for(given, num_shards, asked.ranks, shard_rows)
     said = list(notes)
     if asked.costs == MEASURED:
         said.append(TAKEN_AS_EQUAL)

@@ -232,9 +232,10 @@ def load_experiment(path: Path) -> Experiment:
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
     schedule = raw.get("schedule")
-    if isinstance(schedule, dict) and isinstance(schedule.get("costs"), str):
-        if schedule["costs"] not in (EQUAL, MEASURED):
-            schedule["costs"] = str((base / schedule["costs"]).resolve())
+    if isinstance(schedule, dict):
+        costs = schedule.get("costs")
+        if isinstance(costs, str) and costs not in (EQUAL, MEASURED):
+            schedule["costs"] = str((base / costs).resolve())
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:

@@ -23,5 +23,5 @@ def test_quick_study_meets_its_targets():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| hetero_configs_and_gpus | 8 x 8 |" in done.stdout
+    assert "| hetero_configs_and_gpus | 8 x 16 |" in done.stdout
     assert "**no**" not in done.stdout

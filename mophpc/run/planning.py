@@ -15,8 +15,8 @@ from mophpc.run.costing import Pilot
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
 from mophpc.schedule.bounds import idle_advice
-from mophpc.schedule.costs import Costs, given_costs
-from mophpc.schedule.plan import Plan, balance_shards, from_json, to_json, untimed
+from mophpc.schedule.costs import Costs, given_costs, owners_for
+from mophpc.schedule.plan import Plan, from_json, to_json, untimed
 from mophpc.search.space import Config
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer
@@ -75,12 +75,10 @@ class Planning:
 
     def _make(self, names: Sequence[str]) -> Plan:
         store, num_ranks = self._store, self._rooms.group.size
-        factors = None if self._pilot is None else self._pilot.costs.rank_factors
-        if factors is not None and len(factors) != num_ranks:
-            factors = None  # of other ranks; `given_costs` says so where it matters
-        owners = balance_shards(store.num_shards, num_ranks, factors, store.shard_rows)
-        if self._pilot is not None:
-            self.costs = given_costs(self._pilot.costs, names, owners, num_ranks, store.shard_rows)
+        given = None if self._pilot is None else self._pilot.costs
+        owners = owners_for(given, store.num_shards, num_ranks, store.shard_rows)
+        if given is not None:
+            self.costs = given_costs(given, names, owners, num_ranks, store.shard_rows)
         return make_plan(
             self._experiment.schedule.planner,
             num_configs=len(self._configs),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mophpc.errors import CostsError
+from mophpc.schedule.plan import balance_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,23 @@ def seconds(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     if not (np.isfinite(full) & (full >= 0.0)).all():
         raise ValueError(f"{name} holds a number that is negative or not finite")
     return full
+
+
+def owners_for(
+    given: CostsFile | None,
+    num_shards: int,
+    num_ranks: int,
+    shard_rows: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """Return the rank that owns each shard; a rank that is faster by the costs file owns more.
+
+    Raises:
+        LaunchError: there are more ranks than shards.
+    """
+    factors = None if given is None else given.rank_factors
+    if factors is not None and len(factors) != num_ranks:
+        factors = None  # of other ranks; `given_costs` says so where it matters
+    return balance_shards(num_shards, num_ranks, factors, shard_rows)
 
 
 def given_costs(

@@ -154,6 +154,24 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
+def _check_sizes(
+    policy: str, num_configs: int, num_shards: int, num_ranks: int, num_epochs: int
+) -> None:
+    if policy not in POLICIES:
+        allowed = ", ".join(sorted(POLICIES))
+        raise ExperimentError(f"schedule policy {policy!r} is not known; allowed: {allowed}")
+    sizes = {"configs": num_configs, "shards": num_shards, "ranks": num_ranks, "epochs": num_epochs}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ExperimentError(f"a plan needs at least 1 of {name}, got {size}")
+    num_visits = num_configs * num_shards * num_epochs
+    if num_visits > MOST_VISITS:
+        raise ExperimentError(
+            f"{num_configs} configs x {num_shards} shards x {num_epochs} epochs are {num_visits} "
+            f"visits; at most {MOST_VISITS} can be planned"
+        )
+
+
 def make_plan(
     policy: str,
     *,
@@ -175,19 +193,7 @@ def make_plan(
         LaunchError: there are more ranks than shards.
         PlanError: the policy made a plan that cannot end (a bug in the policy).
     """
-    if policy not in POLICIES:
-        allowed = ", ".join(sorted(POLICIES))
-        raise ExperimentError(f"schedule policy {policy!r} is not known; allowed: {allowed}")
-    sizes = {"configs": num_configs, "shards": num_shards, "ranks": num_ranks, "epochs": num_epochs}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ExperimentError(f"a plan needs at least 1 of {name}, got {size}")
-    num_visits = num_configs * num_shards * num_epochs
-    if num_visits > MOST_VISITS:
-        raise ExperimentError(
-            f"{num_configs} configs x {num_shards} shards x {num_epochs} epochs are {num_visits} "
-            f"visits; at most {MOST_VISITS} can be planned"
-        )
+    _check_sizes(policy, num_configs, num_shards, num_ranks, num_epochs)
     owners = owners or assign_shards(num_shards, num_ranks)
     costs = costs or Costs.of(1.0, num_configs, num_shards)
     plan = Plan(

@@ -41,7 +41,10 @@ WINDOW = 1.5
 """The part that is promised reaches so many paces ahead."""
 
 SPARE_STAYS = 1
-"""A renewal is due when a rank has no more than so many promised stays that have not begun."""
+"""A renewal is due when a rank has no more than so many promised stays that have not begun, ..."""
+
+LEAST_GAP = 0.25
+"""... and, when it has none, sooner than a pace after the last: after this share of a mean stay."""
 
 SEARCH_SHARE, MOST_SEARCH_S = 0.005, 0.1
 """A search takes this share of a mean stay, and so many seconds at most, by its estimate; ..."""
@@ -151,8 +154,10 @@ class Renewal:
         self._order: Order = []
         self._starts_s: list[float] = []
         self._pace_s = mean_stay(self._stay_costs(costs))
+        self._least_gap_s = LEAST_GAP * self._pace_s
         self._solving_s = 0.0
         self._last_s = 0.0
+        self._ranks_left = [True] * plan.num_ranks  # whether the rest has stays of the rank
         self._max_arenas = plan.max_arenas
         few = few_held(plan.num_configs, plan.num_ranks)
         self._most_held = max(few, plan.max_arenas - LOOKAHEAD)
@@ -211,13 +216,15 @@ class Renewal:
 
     def due(self, now_s: float) -> bool:
         """Return whether the rest should be planned again now."""
-        if self.is_over or now_s < self._last_s + self._pace_s:
+        since_s = now_s - self._last_s
+        if self.is_over or since_s < self._least_gap_s:
             return False
-        if now_s >= self.patience_end_s:
-            return True
-        return any(
-            len(told) - made <= (SPARE_STAYS + 1) * len(own)
-            for told, made, own in zip(self._promises.visits, self._made, self._shards, strict=True)
+        spare = 0 if since_s < self._pace_s else SPARE_STAYS
+        return now_s >= self.patience_end_s or any(
+            rank_left and len(told) - made <= (spare + 1) * len(own)
+            for rank_left, told, made, own in zip(
+                self._ranks_left, self._promises.visits, self._made, self._shards, strict=True
+            )
         )
 
     def snapshot(self, now_s: float) -> Snapshot:
@@ -245,7 +252,9 @@ class Renewal:
         self.makespan_s = max(solution.makespan_s, now_s)
         self._last_s = now_s
         costs = self._stay_costs(self._model.costs())
-        self._pace_s = max(mean_stay(costs), self._solving_s / SOLVING_SHARE)
+        mean_s, bearable_s = mean_stay(costs), self._solving_s / SOLVING_SHARE
+        self._pace_s = max(mean_s, bearable_s)
+        self._least_gap_s = max(LEAST_GAP * mean_s, bearable_s)
         self._max_arenas = max(self._max_arenas, solution.max_arenas)
         return self._promise(now_s)
 
@@ -283,7 +292,7 @@ class Renewal:
         until_s = max(until_s, min(self._starts_s, default=0.0))
         if max(self._starts_s, default=0.0) <= until_s + self._pace_s:
             until_s = np.inf
-        told = [start <= until_s for start in self._starts_s]
+        told = self._with_next_stays([start <= until_s for start in self._starts_s])
         now = [stay for stay, chosen in zip(self._order, told, strict=True) if chosen]
         starts = [start for start, chosen in zip(self._starts_s, told, strict=True) if chosen]
         visits = self._expand(now, starts)
@@ -296,7 +305,36 @@ class Renewal:
         later = [not chosen for chosen in told]
         self._order = [s for s, chosen in zip(self._order, later, strict=True) if chosen]
         self._starts_s = [s for s, chosen in zip(self._starts_s, later, strict=True) if chosen]
+        self._ranks_left = [False] * self._plan.num_ranks
+        for _, rank in self._order:
+            self._ranks_left[rank] = True
         return self._promises.extend(visits, self._max_arenas, is_last=self.is_over)
+
+    def _with_next_stays(self, told: list[bool]) -> list[bool]:
+        """Return `told` with one more stay for each rank that has none after what it does now.
+
+        What comes before such a stay, for its config and its rank, is told with it.
+        """
+        unmade = [
+            len(own) - made for own, made in zip(self._promises.visits, self._made, strict=True)
+        ]
+        first: dict[int, int] = {}  # of each rank, the place of its first stay in the rest
+        for place, (_, rank) in enumerate(self._order):
+            first.setdefault(rank, place)
+            unmade[rank] += told[place] * len(self._shards[rank])
+        by_rank = [-1] * self._plan.num_ranks  # up to which place stays are told
+        by_config = [-1] * self._plan.num_configs
+        for rank, place in first.items():
+            if unmade[rank] <= len(self._shards[rank]):
+                by_rank[rank] = place
+        result = list(told)
+        for place in range(len(told) - 1, -1, -1):
+            config_id, rank = self._order[place]
+            if result[place] or place <= max(by_rank[rank], by_config[config_id]):
+                result[place] = True
+                by_rank[rank] = max(by_rank[rank], place)
+                by_config[config_id] = max(by_config[config_id], place)
+        return result
 
     def _expand(self, order: Order, starts_s: Sequence[float]) -> list[Visit]:
         """Return the visits of stays that follow what is promised."""

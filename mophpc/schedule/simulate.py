@@ -10,6 +10,7 @@ import numpy as np
 
 from mophpc.errors import PlanError
 from mophpc.schedule.bounds import idle_share
+from mophpc.schedule.costs import seconds
 from mophpc.schedule.plan import Columns, Plan, Visit, columns
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def predict(
         ValueError: costs have the wrong shape, or one is negative or not finite.
     """
     table = columns(plan)
-    visit_s = _seconds("cost_s", cost_s, (plan.num_configs, plan.num_shards))
+    visit_s = seconds("cost_s", cost_s, (plan.num_configs, plan.num_shards))
     costs = _Costs(
         visit=visit_s[table.config, table.shard].tolist(),
-        hop=_seconds("hop_s", hop_s, (plan.num_configs,)).tolist(),
-        evaluation=_seconds("eval_s", eval_s, (plan.num_configs,)).tolist(),
+        hop=seconds("hop_s", hop_s, (plan.num_configs,)).tolist(),
+        evaluation=seconds("eval_s", eval_s, (plan.num_configs,)).tolist(),
     )
     start, end, free = _times(plan, table, costs)
     busy = np.zeros(plan.num_ranks)
@@ -77,19 +78,6 @@ def predict(
         idle_shares=tuple(idle_share((own,), makespan_s) for own in busy.tolist()),
         idle_share=idle_share(busy.tolist(), makespan_s),
     )
-
-
-def _seconds(
-    name: str, values: ArrayLike, shape: tuple[int, ...]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    array = np.asarray(values, np.float64)
-    try:
-        full = np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(f"{name} has shape {array.shape}; expected {shape}") from None
-    if not (np.isfinite(full) & (full >= 0.0)).all():
-        raise ValueError(f"{name} holds a number that is negative or not finite")
-    return full
 
 
 def predicted(plan: Plan) -> Prediction:
