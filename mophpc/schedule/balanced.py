@@ -164,13 +164,24 @@ def plan_order(
         most_held: states that a rank may hold.
     """
     fresh = bool((progress.at < 0).all())
-    extra = np.zeros_like(progress.epochs_left) if fresh else _to_next_epoch(progress)
+    extra = np.zeros_like(progress.epochs_left) if fresh else to_next_epoch(progress)
     goal = remaining_bound(progress, costs, extra) * GOOD_ENOUGH
     order = _search(progress, costs, extra, limit, seed, goal, most_held)
     return order + mirrored(order, progress, extra)
 
 
-def _to_next_epoch(progress: Progress) -> IntArray:
+def near_part(order: Order, progress: Progress) -> Order:
+    """Return the stays of an order that end the current epochs and the next: what is searched."""
+    left = (progress.todo.sum(axis=1) + to_next_epoch(progress) * progress.todo.shape[1]).tolist()
+    near = []
+    for stay in order:
+        if left[stay[0]] > 0:
+            left[stay[0]] -= 1
+            near.append(stay)
+    return near
+
+
+def to_next_epoch(progress: Progress) -> IntArray:
     """Return how many epochs after its current one each config needs to be in step with the others.
 
     All reach the end of the epoch after that of the config that is furthest behind.

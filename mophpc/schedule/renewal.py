@@ -21,9 +21,11 @@ from mophpc.schedule.balanced import (
     Effort,
     few_held,
     mean_stay,
+    near_part,
     plan_order,
     remaining_bound,
     renewal_effort,
+    to_next_epoch,
 )
 from mophpc.schedule.check import check_plan
 from mophpc.schedule.costs import CostModel, Costs
@@ -35,6 +37,7 @@ from mophpc.schedule.walk import LOOKAHEAD, least_arenas
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mophpc.schedule.costs import FloatArray
     from mophpc.schedule.stays import Order
 
 WINDOW = 1.5
@@ -51,6 +54,12 @@ SEARCH_SHARE, MOST_SEARCH_S = 0.005, 0.1
 
 SOLVING_SHARE = 0.02
 """... and renewals are so far apart that planning really takes no more than this share."""
+
+SLACK = 2.0
+"""Configs are expected to come late by so many times the doubt about their last stay."""
+
+OVERDUE = 0.25
+"""A visit that takes longer than thought is expected to take this share of itself longer still."""
 
 BETTER = 0.999
 """The old rest is kept unless a new one is shorter by this factor."""
@@ -91,6 +100,8 @@ class Snapshot:
     progress: Progress
     """Where everything will stand when all that is promised has been made."""
     costs: StayCosts
+    slack_s: FloatArray
+    """Shape (configs,): how much later than thought each config may come."""
     order: Order
     """The rest as it is planned now."""
     seed: tuple[int, ...]
@@ -107,19 +118,32 @@ class Snapshot:
         Raises:
             PlanError: the new plan breaks an invariant (a bug in the planner).
         """
-        old = self._timed(self.order, is_new=False)
-        if BETTER * old.makespan_s <= remaining_bound(self.progress, self.costs):
-            return old
-        order = plan_order(self.progress, self.costs, self.limit, self.seed, self.most_held)
-        new = self._timed(order, is_new=True)
-        if new.makespan_s >= BETTER * old.makespan_s:
-            return old
-        return replace(new, max_arenas=self._checked(self.whole(order)).max_arenas)
+        # Orders are judged as if every hop took the slack as well: one that waits for nobody who
+        # may be late is worth more than one that is a little shorter if all comes as thought.
+        late = replace(self.costs, hop_s=self.costs.hop_s + self.slack_s)
+        # And by this epoch and the next, since what comes later will be planned again anyway.
+        old_s = self._near_end(self.order, late)
+        bound_s = remaining_bound(self.progress, self.costs, to_next_epoch(self.progress))
+        if BETTER * old_s <= bound_s:
+            return self._solution(self.order)
+        order = plan_order(self.progress, late, self.limit, self.seed, self.most_held)
+        if self._near_end(order, late) >= BETTER * old_s:
+            return self._solution(self.order)
+        arenas = self._checked(self.whole(order)).max_arenas
+        return replace(self._solution(order), is_new=True, max_arenas=arenas)
 
-    def _timed(self, order: Order, *, is_new: bool) -> Solution:
-        end = self.progress.copy()
-        starts = time_order(order, end, self.costs)
-        return Solution(order, starts, float(end.free_s.max()), is_new, 0)
+    def _near_end(self, order: Order, costs: StayCosts) -> float:
+        return self._time(near_part(order, self.progress), costs)[1]
+
+    def _solution(self, order: Order) -> Solution:
+        starts, end_s = self._time(order, self.costs)
+        return Solution(order, starts, end_s, is_new=False, max_arenas=0)
+
+    def _time(self, order: Order, costs: StayCosts) -> tuple[list[float], float]:
+        """Return when the stays start and when the last one ends."""
+        state = self.progress.copy()
+        starts = time_order(order, state, costs)
+        return starts, float(state.free_s.max())
 
     def _checked(self, plan: Plan) -> Plan:
         """Return the plan with as many arenas as it needs."""
@@ -237,6 +261,7 @@ class Renewal:
         return Snapshot(
             progress=progress,
             costs=stays,
+            slack_s=SLACK * self._model.doubt * stays.stay_s.mean(axis=1),
             order=self._order,
             seed=(self._seed, self.count + 1),
             limit=limit,
@@ -358,11 +383,13 @@ class Renewal:
             ready = end[config_id]
             if at[config_id] not in (-1, rank):
                 ready += hop_s[config_id]
-            done = max(free[rank], ready) + visit_s[config_id][visit.shard]
+            start = max(free[rank], ready)
+            done = start + visit_s[config_id][visit.shard]
+            if done < now_s:
+                done = now_s + OVERDUE * (now_s - start)
             if (visit.step + 1) % num_shards == 0:
                 done += eval_s[config_id]
-            # What runs now has not ended yet, and what comes after it starts later still.
-            free[rank] = end[config_id] = max(done, now_s)
+            free[rank] = end[config_id] = done
             at[config_id] = rank
         progress = self._frontier.copy()
         begins = progress.todo.all(axis=1)  # of an epoch: no hop leads to its first stay
