@@ -132,12 +132,16 @@ class Snapshot:
         arenas = self._checked(self.whole(order)).max_arenas
         return replace(self._solution(order), is_new=True, max_arenas=arenas)
 
+    def _solution(self, order: Order) -> Solution:
+        starts, _ = self._time(order, self.costs)
+        # What comes after the near part will be planned again, and about as well as can be.
+        state = self.progress.copy()
+        time_order(near_part(order, self.progress), state, self.costs)
+        end_s = max(float(state.free_s.max()), remaining_bound(state, self.costs))
+        return Solution(order, starts, end_s, is_new=False, max_arenas=0)
+
     def _near_end(self, order: Order, costs: StayCosts) -> float:
         return self._time(near_part(order, self.progress), costs)[1]
-
-    def _solution(self, order: Order) -> Solution:
-        starts, end_s = self._time(order, self.costs)
-        return Solution(order, starts, end_s, is_new=False, max_arenas=0)
 
     def _time(self, order: Order, costs: StayCosts) -> tuple[list[float], float]:
         """Return when the stays start and when the last one ends."""
@@ -188,6 +192,9 @@ class Renewal:
         self._made = [0] * plan.num_ranks  # visits of each rank
         self._rank_free_s = np.zeros(plan.num_ranks)
         self._config_end_s = np.zeros(plan.num_configs)
+        self._rank_next_s = [
+            0.0
+        ] * plan.num_ranks  # when each is expected to have made all it was told
         self._config_at = [-1] * plan.num_configs
         self._pending: list[tuple[Visit, int]] = []  # promised, with the place in the rank's list
         self.count = 0
@@ -338,6 +345,7 @@ class Renewal:
     def _with_next_stays(self, told: list[bool]) -> list[bool]:
         """Return `told` with one more stay for each rank that has none after what it does now.
 
+        Not where the rank would have to wait for it: until then something else may become better.
         What comes before such a stay, for its config and its rank, is told with it.
         """
         unmade = [
@@ -350,7 +358,8 @@ class Renewal:
         by_rank = [-1] * self._plan.num_ranks  # up to which place stays are told
         by_config = [-1] * self._plan.num_configs
         for rank, place in first.items():
-            if unmade[rank] <= len(self._shards[rank]):
+            follows = self._starts_s[place] <= self._rank_next_s[rank] + LEAST_GAP * self._pace_s
+            if follows and unmade[rank] <= len(self._shards[rank]):
                 by_rank[rank] = place
         result = list(told)
         for place in range(len(told) - 1, -1, -1):
@@ -391,6 +400,7 @@ class Renewal:
                 done += eval_s[config_id]
             free[rank] = end[config_id] = done
             at[config_id] = rank
+        self._rank_next_s = [max(end_s, now_s) for end_s in free]
         progress = self._frontier.copy()
         begins = progress.todo.all(axis=1)  # of an epoch: no hop leads to its first stay
         progress.free_s[:] = np.maximum(free, now_s)
