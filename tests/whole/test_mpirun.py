@@ -35,6 +35,25 @@ def test_run_verify_and_the_local_twin(
     assert same[0] == same[1]
 
 
+def test_a_run_from_measured_costs_is_verified_and_walked_again(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment(epochs="epochs = 6")
+    done = mpirun(2, "mophpc", "run", toml, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "timed a few batches of each config" in done.stderr
+    assert command(capsys, "verify", tmp_path / "run")[0] == 0
+    again = ["--out", tmp_path / "again", "--replay", tmp_path / "run/plan.json"]
+    done = mpirun(2, "mophpc", "run", toml, *again)
+    assert done.returncode == 0, done.stderr
+    same = [(tmp_path / run / "results.csv").read_bytes() for run in ("run", "again")]
+    assert same[0] == same[1]
+    known = ["--costs", tmp_path / "run/costs.json", "--out", tmp_path / "known"]
+    done = mpirun(2, "mophpc", "run", toml, *known)
+    assert done.returncode == 0, done.stderr
+    assert "timed a few batches" not in done.stderr
+
+
 @pytest.mark.slow
 def test_the_quickstart(tmp_path: Path, capsys: Capture) -> None:
     """The experiment that `launch/quickstart.sh` runs, at the same relative places."""
