@@ -47,6 +47,7 @@ PLANNING_SHARE = 0.005
 
 # Measured on one core of 2.5 GHz: seconds of a move of all variants, per move and per array item.
 _MOVE_S, _ITEM_S = 45e-6, 12e-9
+_ALONE_S = 15e-6  # of a single variant
 _VARIANTS, _GENERATIONS, _MATCHINGS = 64, 24, 4
 _MATCHED_CONFIGS_PER_RANK = 2
 _MOST_MATCHED = 4096  # (config, rank) pairs
@@ -81,7 +82,8 @@ def effort(num_stays: int, num_configs: int, num_ranks: int, allowed_s: float) -
     moves = 1.5 * num_stays + 2 * num_ranks  # some ranks wait
 
     def pass_s(variants: int) -> float:
-        return moves * (_MOVE_S + variants * num_configs * _ITEM_S)
+        move_s = _ALONE_S if variants == 1 else _MOVE_S
+        return moves * (move_s + variants * num_configs * _ITEM_S)
 
     if pass_s(1) > allowed_s:
         return Effort(0, 0, 0)
@@ -153,8 +155,9 @@ def plan_order(
 ) -> Order:
     """Return an order of all stays that are left; `progress` is not changed.
 
-    From the very beginning one epoch is searched and the others mirror it; from the middle of a run
-    the current epochs and the next are searched.
+    From the very beginning one epoch is searched and the others mirror it. From the middle of a
+    run list scheduling of all that is left is hard to beat; the current epochs and the next are
+    searched where there is time for it.
 
     Args:
         progress: where everything stands.
@@ -163,25 +166,20 @@ def plan_order(
         seed: of the search.
         most_held: states that a rank may hold.
     """
-    fresh = bool((progress.at < 0).all())
-    extra = np.zeros_like(progress.epochs_left) if fresh else to_next_epoch(progress)
-    goal = remaining_bound(progress, costs, extra) * GOOD_ENOUGH
-    order = _search(progress, costs, extra, limit, seed, goal, most_held)
-    return order + mirrored(order, progress, extra)
+    extra = np.zeros_like(progress.epochs_left)
+    if not (progress.at < 0).all():
+        plain = np.ones((1, costs.stay_s.shape[1], costs.stay_s.shape[0]))
+        order = dispatch(progress, costs, plain, progress.epochs_left, most_held).order(0)
+        end_s = _end(order, progress, costs)
+        if limit.variants == 1 or end_s <= GOOD_ENOUGH * remaining_bound(progress, costs):
+            return order
+        extra = _to_next_epoch(progress)
+        searched = _search(progress, costs, extra, limit, seed, most_held)
+        return order if end_s <= _end(searched, progress, costs) else searched
+    return _search(progress, costs, extra, limit, seed, most_held)
 
 
-def near_part(order: Order, progress: Progress) -> Order:
-    """Return the stays of an order that end the current epochs and the next: what is searched."""
-    left = (progress.todo.sum(axis=1) + to_next_epoch(progress) * progress.todo.shape[1]).tolist()
-    near = []
-    for stay in order:
-        if left[stay[0]] > 0:
-            left[stay[0]] -= 1
-            near.append(stay)
-    return near
-
-
-def to_next_epoch(progress: Progress) -> IntArray:
+def _to_next_epoch(progress: Progress) -> IntArray:
     """Return how many epochs after its current one each config needs to be in step with the others.
 
     All reach the end of the epoch after that of the config that is furthest behind.
@@ -199,10 +197,10 @@ def _search(
     extra: IntArray,
     limit: Effort,
     seed: tuple[int, ...],
-    goal_s: float,
     most_held: int,
 ) -> Order:
-    """Return the best order found for the current epochs and `extra` ones."""
+    """Return the best order found for the current epochs and `extra` ones, and their mirror."""
+    goal_s = remaining_bound(progress, costs, extra) * GOOD_ENOUGH
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(seed))))
     num_configs, num_ranks = costs.stay_s.shape
     best_s, best = np.inf, np.ones((num_ranks, num_configs))
@@ -216,12 +214,12 @@ def _search(
             best_s, best = float(found.end_s[variant]), weights[variant]
             order = found.order(variant)
         if best_s <= goal_s:
-            return order
+            return order + mirrored(order, progress, extra)
     for haste, noise in _matching_variants(generator, costs, limit.matchings):
         end_s, matched = match_rounds(progress, costs, extra, haste=haste, noise_s=noise)
         if end_s < best_s:
             best_s, order = end_s, matched
-    return order
+    return order + mirrored(order, progress, extra)
 
 
 def _perturbations(

@@ -164,9 +164,6 @@ NOISE = 0.05
 CONFIG_DOUBT, RANK_DOUBT, PAIR_DOUBT = 0.3, 0.1, 0.05
 """How far the first costs may lie from the true ones: per config, per rank, per pair of both."""
 
-UNSEEN = 0.2
-"""How far the cost of a config that has not been observed may lie from the true one."""
-
 LEAST_S = 1e-9
 """Ratios are taken between numbers of at least this many seconds."""
 
@@ -210,12 +207,6 @@ class CostModel:
     def drop(self, config_id: int) -> None:
         """A config has left the schedule: its visits cost nothing any more."""
         self._left[config_id] = True
-
-    @property
-    def doubt(self) -> FloatArray:
-        """How far each config's cost may lie from what is thought, as a share, shape (configs,)."""
-        seen = self._count.sum(axis=1) + self._free_count > 0
-        return np.where(seen, NOISE, UNSEEN)
 
     @property
     def has_seen_all(self) -> bool:

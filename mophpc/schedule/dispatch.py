@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mophpc.schedule.dispatch_one import dispatch_one
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -61,6 +63,9 @@ def dispatch(
         extra_epochs: shape (configs,): epochs to schedule after each config's current one.
         most_held: states that a rank may hold; it is exceeded where nothing else could go on.
     """
+    if len(weights) == 1:
+        end_s, order = dispatch_one(progress, costs, weights[0], extra_epochs, most_held)
+        return Dispatched(np.array([end_s]), [(np.array([c]), np.array([r])) for c, r in order])
     batch = _Batch(progress, costs, weights, extra_epochs, most_held)
     moves = []
     while batch.left.any():

@@ -21,11 +21,9 @@ from mophpc.schedule.balanced import (
     Effort,
     few_held,
     mean_stay,
-    near_part,
     plan_order,
     remaining_bound,
     renewal_effort,
-    to_next_epoch,
 )
 from mophpc.schedule.check import check_plan
 from mophpc.schedule.costs import CostModel, Costs
@@ -37,7 +35,6 @@ from mophpc.schedule.walk import LOOKAHEAD, least_arenas
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mophpc.schedule.costs import FloatArray
     from mophpc.schedule.stays import Order
 
 WINDOW = 1.5
@@ -54,9 +51,6 @@ SEARCH_SHARE, MOST_SEARCH_S = 0.005, 0.1
 
 SOLVING_SHARE = 0.02
 """... and renewals are so far apart that planning really takes no more than this share."""
-
-SLACK = 2.0
-"""Configs are expected to come late by so many times the doubt about their last stay."""
 
 OVERDUE = 0.25
 """A visit that takes longer than thought is expected to take this share of itself longer still."""
@@ -100,8 +94,6 @@ class Snapshot:
     progress: Progress
     """Where everything will stand when all that is promised has been made."""
     costs: StayCosts
-    slack_s: FloatArray
-    """Shape (configs,): how much later than thought each config may come."""
     order: Order
     """The rest as it is planned now."""
     seed: tuple[int, ...]
@@ -118,36 +110,20 @@ class Snapshot:
         Raises:
             PlanError: the new plan breaks an invariant (a bug in the planner).
         """
-        # Orders are judged as if every hop took the slack as well: one that waits for nobody who
-        # may be late is worth more than one that is a little shorter if all comes as thought.
-        late = replace(self.costs, hop_s=self.costs.hop_s + self.slack_s)
-        # And by this epoch and the next, since what comes later will be planned again anyway.
-        old_s = self._near_end(self.order, late)
-        bound_s = remaining_bound(self.progress, self.costs, to_next_epoch(self.progress))
-        if BETTER * old_s <= bound_s:
-            return self._solution(self.order)
-        order = plan_order(self.progress, late, self.limit, self.seed, self.most_held)
-        if self._near_end(order, late) >= BETTER * old_s:
-            return self._solution(self.order)
+        old = self._solution(self.order)
+        if BETTER * old.makespan_s <= remaining_bound(self.progress, self.costs):
+            return old
+        order = plan_order(self.progress, self.costs, self.limit, self.seed, self.most_held)
+        new = self._solution(order)
+        if new.makespan_s >= BETTER * old.makespan_s:
+            return old
         arenas = self._checked(self.whole(order)).max_arenas
-        return replace(self._solution(order), is_new=True, max_arenas=arenas)
+        return replace(new, is_new=True, max_arenas=arenas)
 
     def _solution(self, order: Order) -> Solution:
-        starts, _ = self._time(order, self.costs)
-        # What comes after the near part will be planned again, and about as well as can be.
         state = self.progress.copy()
-        time_order(near_part(order, self.progress), state, self.costs)
-        end_s = max(float(state.free_s.max()), remaining_bound(state, self.costs))
-        return Solution(order, starts, end_s, is_new=False, max_arenas=0)
-
-    def _near_end(self, order: Order, costs: StayCosts) -> float:
-        return self._time(near_part(order, self.progress), costs)[1]
-
-    def _time(self, order: Order, costs: StayCosts) -> tuple[list[float], float]:
-        """Return when the stays start and when the last one ends."""
-        state = self.progress.copy()
-        starts = time_order(order, state, costs)
-        return starts, float(state.free_s.max())
+        starts = time_order(order, state, self.costs)
+        return Solution(order, starts, float(state.free_s.max()), is_new=False, max_arenas=0)
 
     def _checked(self, plan: Plan) -> Plan:
         """Return the plan with as many arenas as it needs."""
@@ -268,7 +244,6 @@ class Renewal:
         return Snapshot(
             progress=progress,
             costs=stays,
-            slack_s=SLACK * self._model.doubt * stays.stay_s.mean(axis=1),
             order=self._order,
             seed=(self._seed, self.count + 1),
             limit=limit,

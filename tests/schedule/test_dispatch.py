@@ -105,6 +105,21 @@ def test_one_variant_is_the_reference(case, made, weighted):
         assert found.end_s[0] == pytest.approx(end_s, rel=1e-12)
 
 
+@settings(deadline=None, max_examples=40)
+@given(cases(kinds=UNEQUAL, most=8), st.integers(0, 60), st.integers(1, 5))
+def test_one_variant_alone_is_one_among_others(case, made, room):
+    progress = started(case, made)
+    rng = np.random.default_rng(case.seed)
+    extra = some_extra(progress, rng)
+    weights = rng.lognormal(size=(3, case.num_ranks, case.num_configs))
+    most_held = -(-case.num_configs // case.num_ranks) + room
+    together = dispatch(progress, case.stays, weights, extra, most_held)
+    for variant in range(3):
+        alone = dispatch(progress, case.stays, weights[variant : variant + 1], extra, most_held)
+        assert alone.order(0) == together.order(variant)
+        assert alone.end_s[0] == together.end_s[variant]
+
+
 def check_order(order: Order, progress: Progress, extra: np.ndarray) -> None:
     """Check that every stay is there once, where the config may be next."""
     state = limited(progress, extra)
