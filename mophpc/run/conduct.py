@@ -38,6 +38,10 @@ from mophpc.schedule.renewal import Renewal
 ADVANCE_EVERY_S = 1e-3
 """Least time between two looks at the messages while training."""
 
+ABORT_S = 0.7
+"""When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
+that rank has said why, and it was no interruption."""
+
 GRACE_S = 3.0
 """After a signal, the other ranks leave it to rank 0 for so long to end the run."""
 
@@ -71,6 +75,8 @@ def run_rank(
         )
         return _walk(rooms, experiment, stop, begun["replay"])
     except InterruptError as error:
+        if group.size > 1 and stop.is_terminated:
+            time.sleep(ABORT_S)
         if group.rank == 0:
             view.note(f"mophpc: {error}; what was finished is in {folder.path}")
         elif group.size > 1:

@@ -44,6 +44,11 @@ class StopFlag:
         if self._signal is not None:
             raise InterruptError(f"interrupted by {signal.Signals(self._signal).name}")
 
+    @property
+    def is_terminated(self) -> bool:
+        """Whether SIGTERM came."""
+        return self._signal == signal.SIGTERM
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self._signal = number
         self._restore()

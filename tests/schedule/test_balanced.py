@@ -87,7 +87,8 @@ def test_mirrored_epochs_take_at_most_as_long_as_the_first(case, num_epochs):
     first = Progress.start(case.num_configs, case.num_ranks, 1)
     time_order(order[:epoch], first, stays)
     assert state.free_s.max() <= num_epochs * first.free_s.max() * (1 + 1e-9)
-    assert first.free_s.max() <= progress.free_s.max() * 1.01 + 1e-300
+    # Where mirrored epochs overlap, a rank may hold fewer states at hardly any cost.
+    assert first.free_s.max() <= progress.free_s.max() * 1.05 + 1e-300
 
 
 @settings(deadline=None, max_examples=40)
