@@ -25,8 +25,9 @@ from mophpc.train.trainer import TorchTrainer
 PILOT_BATCHES, PILOT_S = 6, 0.2
 """Of each config at most so many batches are timed, and for so many seconds."""
 
-ALIKE = 1.15
-"""Ranks whose times for the same work differ by less than this factor are taken as equally fast."""
+ALIKE, PILOT_ALIKE = 1.15, 1.5
+"""Ranks whose times for the same work differ by less than this factor are taken as equally fast;
+after a few batches only if they differ much, since shards are given to ranks by it once for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _pilot(
     if not rooms.is_root:
         return None
     timings = [{c: Timing.from_json(t) for c, t in of_rank} for of_rank in found]
-    factors = rank_factors([of_rank[0].seconds_per_row for of_rank in timings])
+    factors = rank_factors([of_rank[0].seconds_per_row for of_rank in timings], PILOT_ALIKE)
     costs = {}
     for config in configs:
         rank = config.config_id % group.size
@@ -121,14 +122,15 @@ def _link_costs(link: Link) -> LinkCosts:
     return LinkCosts(**link.to_json())
 
 
-def rank_factors(seconds: Sequence[float]) -> list[float]:
+def rank_factors(seconds: Sequence[float], alike: float = ALIKE) -> list[float]:
     """Return what seconds are multiplied by on each rank, 1 in the middle.
 
     Args:
         seconds: of the same work on each rank.
+        alike: ranks that differ by less than this factor are equally fast.
     """
     least, most = min(seconds), max(seconds)
-    if least <= 0.0 or most < ALIKE * least:
+    if least <= 0.0 or most < alike * least:
         return [1.0] * len(seconds)
     middle = float(np.median(seconds))
     return [own / middle for own in seconds]

@@ -159,7 +159,7 @@ def test_a_damaged_shard_that_is_read_in_a_visit_names_the_place(tmp_path):
     raw[len(raw) // 2] ^= 1
     victim.write_bytes(bytes(raw))
     with pytest.raises(RunError) as caught:
-        run(tmp_path / "run", store, 2, data={"memory_bytes": 1})
+        run(tmp_path / "run", store, 2, data={"memory_bytes": 1}, **EQUAL)
     said = str(caught.value)
     assert "rank 0 of 2 on " in said
     assert "shard 1: StoreError: " in said
