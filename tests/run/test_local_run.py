@@ -71,7 +71,7 @@ def test_equal_routes_give_equal_states_on_any_number_of_ranks(tmp_path, store):
 
 def test_more_shards_than_ranks_that_do_not_divide_evenly(tmp_path):
     store = make_store(tmp_path, 7, rows=93)
-    results = run(tmp_path / "run", store, 3)
+    results = run(tmp_path / "run", store, 3, **EQUAL)
     for row in results.configs:
         assert row.status == "done"
         for epoch in range(2):
