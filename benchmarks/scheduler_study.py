@@ -1,6 +1,7 @@
 """How good schedules are on the scheduler study of the Cerebro paper, all of it simulated.
 
-    python benchmarks/scheduler_study.py [--quick] [--seeds 20] [--jobs 2] [--long]
+    python benchmarks/scheduler_study.py [--quick] [--seeds 20] [--jobs 2] [--long] \\
+        [--part wrong] [--grid 8x16 16x64]
 
 Planned: makespan of a balanced plan over the lower bound, of one epoch and of four, and what the
 planning takes. Wrong costs: makespan over the lower bound of what really happens, where each
@@ -265,18 +266,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--long", action="store_true", help="wrong costs over 10 epochs too")
     parser.add_argument("--part", choices=("planned", "wrong"), help="only this one")
-    parser.add_argument("--largest", type=int, default=10**9, help="leave out more configs x ranks")
+    parser.add_argument("--grid", nargs="+", metavar="RxC", help="only these, as 16x64")
     arguments = parser.parse_args()
     options = Options(range(3 if arguments.quick else arguments.seeds), arguments.jobs)
     grid = [(entry["ranks"], entry["configs"]) for entry in STUDY["grid"]]
     if arguments.quick:
         grid = [(8, 16)]
+    elif arguments.grid:
+        grid = [
+            (ranks, configs) for ranks, configs in grid if f"{ranks}x{configs}" in arguments.grid
+        ]
     mean_visit_s = QUICK_VISIT_S if arguments.quick else MEAN_VISIT_S
     cells = [
         Cell(case, ranks, configs, mean_visit_s)
         for case in STUDY["cases"]
         for ranks, configs in grid
-        if ranks * configs <= arguments.largest
     ]
     print(machine())
     verdict = Verdict()
