@@ -22,6 +22,9 @@ from pathlib import Path
 import numpy as np
 from common import ROOT, events, machine, makespan, run_experiment, spread
 
+from mophpc.experiment import load_experiment
+from mophpc.search.space import make_configs
+
 RANKS, EPOCHS = 8, 4
 MEAN_VISIT_S = {16: 0.6, 64: 0.2}
 TARGETS = {"exact": 1.03, "wrong": 1.06}
@@ -85,11 +88,11 @@ def write_inputs(folder: Path, store: Path, num_configs: int, kind: str, seed: i
     believed = visit_s * (factor if kind == "wrong" else 1.0)
     rows = 1617 / RANKS
     costs = folder / f"costs-{num_configs}-{kind}-{seed}.json"
-    names = [f"c{i:03d}-visit_s={s:.6f},rows={rows:g}" for i, s in enumerate(visit_s)]
     toml = folder / f"{num_configs}-{kind}-{seed}.toml"
     lists = "".join(f"[[configs]]\nvisit_s = {s:.6f}\nrows = {rows:g}\n" for s in visit_s)
     head = TOML.format(root=ROOT, epochs=EPOCHS, seed=seed, store=store, costs=costs)
     toml.write_text(head + lists)
+    names = [config.name for config in make_configs(load_experiment(toml))]
     known = {name: {"visit_s": float(s)} for name, s in zip(names, believed, strict=True)}
     costs.write_text(json.dumps({"format": 1, "configs": known}))
     return toml

@@ -42,7 +42,7 @@ WORTH_ROOM = 1.005
 to wait for the slow ones somewhere."""
 
 MOST_PLANNING_S = 0.5
-PLANNING_SHARE = 0.005
+PLANNING_SHARE = 0.003
 """Seconds and share of the run that the search may take, by its own estimate."""
 
 # Measured on one core of 2.5 GHz: seconds of a move of all variants, per move and per array item.
