@@ -315,7 +315,7 @@ def write_results(
     rows = []
     for config, history in zip(coordinator.configs, coordinator.histories, strict=True):
         final = history.final or {"status": "unfinished", "state_sha256": ""}
-        metrics = history.epochs[-1] if history.epochs else {}
+        metrics = history.last
         rows.append(
             ConfigResult(
                 config_id=config.config_id,

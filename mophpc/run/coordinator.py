@@ -23,11 +23,16 @@ Record = dict[str, Any]
 class History:
     """What is known of one config."""
 
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    """Metrics per epoch."""
+    epochs: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics by epoch. Epochs end on different ranks, so a later one may be heard of first."""
     final: Record | None = None
     best: float | None = None
     best_epoch: int | None = None
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Metrics of the last epoch; empty where none has ended."""
+        return self.epochs[max(self.epochs)] if self.epochs else {}
 
 
 class Coordinator:
@@ -89,14 +94,20 @@ class Coordinator:
     def _take_epoch(self, record: Record) -> None:
         config, metrics = self.configs[record["config"]], record["metrics"]
         history = self.histories[config.config_id]
-        history.epochs.append(metrics)
+        history.epochs[record["epoch"]] = metrics
         line = {"config_id": config.config_id, "config": config.name, "epoch": record["epoch"]}
         self._journal.write(line | {"rank": record["rank"]} | metrics)
         value = metrics.get(self.objective.metric)
-        if value is not None and self._better(value, history.best):
+        if value is not None and self._beats(value, record["epoch"], history):
             history.best, history.best_epoch = value, record["epoch"]
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
         self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
+
+    def _beats(self, value: float, epoch: int, history: History) -> bool:
+        """Whether an epoch is the config's best so far; the first of equals, whenever heard of."""
+        if history.best_epoch is not None and value == history.best:
+            return epoch < history.best_epoch
+        return self._better(value, history.best)
 
     def _better(self, value: float, other: float | None) -> bool:
         if math.isnan(value):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny
 from run_testing import configs_of
 
-from mophpc.experiment import Objective
+from mophpc.experiment import Experiment, Objective
 from mophpc.files import read_lines
+from mophpc.run.conduct import write_results
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
 from mophpc.schedule import from_json, make_plan, routes
@@ -178,3 +180,23 @@ def test_all_is_done_when_every_rank_has_said_so(make):
         coordinator.handle({"kind": "rank", "rank": rank, "last": True, "most_arenas": 3})
     assert coordinator.all_done
     assert coordinator.ranks[1]["most_arenas"] == 3
+
+
+def test_epochs_heard_of_out_of_order_are_put_in_order(make):
+    coordinator, _, folder = make(Objective(metric="accuracy", mode="max"))
+    for epoch, accuracy in ((1, 0.5), (0, 0.5)):  # ended on two ranks; the first one's came late
+        coordinator.handle(epoch_of(0, epoch, valid_loss=float(epoch), accuracy=accuracy))
+    coordinator.handle(final_of(0, "done"))
+    history = coordinator.histories[0]
+    assert history.last == {"valid_loss": 1.0, "accuracy": 0.5}
+    assert (history.best, history.best_epoch) == (0.5, 0)
+    experiment = Experiment(
+        data="rows.zarr",
+        build=tiny.build,
+        epochs=2,
+        objective=coordinator.objective,
+        space={"lr": [0.1]},
+    )
+    row = write_results(coordinator, experiment, folder)["configs"][0]
+    assert row["final"] == {"valid_loss": 1.0, "accuracy": 0.5}
+    assert (row["epochs"], row["best_epoch"]) == (2, 0)
