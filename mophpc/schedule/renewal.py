@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 WINDOW = 1.5
 """The part that is promised reaches so many paces ahead."""
 
+LEAST_PACE_S = 0.4
+"""A pace is a mean stay, but no shorter than this: where visits take milliseconds, a message and
+a plan take as long, so that many stays are promised at once."""
+
 SPARE_STAYS = 1
 """A renewal is due when a rank has no more than so many promised stays that have not begun, ..."""
 
@@ -157,8 +161,7 @@ class Renewal:
         self._frontier = Progress.start(plan.num_configs, plan.num_ranks, plan.num_epochs)
         self._order: Order = []
         self._starts_s: list[float] = []
-        self._pace_s = mean_stay(self._stay_costs(costs))
-        self._least_gap_s = LEAST_GAP * self._pace_s
+        self._set_pace(mean_stay(self._stay_costs(costs)), 0.0)
         self._solving_s = 0.0
         self._last_s = 0.0
         self._ranks_left = [True] * plan.num_ranks  # whether the rest has stays of the rank
@@ -201,7 +204,7 @@ class Renewal:
     @property
     def patience_end_s(self) -> float:
         """When the next renewal is due in any case: a rank may wait for what only it tells."""
-        return self._last_s + WINDOW * self._pace_s
+        return self._last_s + self._patience_s
 
     def observe(self, seen: Observed) -> None:
         """Take a visit that was made."""
@@ -259,11 +262,22 @@ class Renewal:
         self.makespan_s = max(solution.makespan_s, now_s)
         self._last_s = now_s
         costs = self._stay_costs(self._model.costs())
-        mean_s, bearable_s = mean_stay(costs), self._solving_s / SOLVING_SHARE
-        self._pace_s = max(mean_s, bearable_s)
-        self._least_gap_s = max(LEAST_GAP * mean_s, bearable_s)
+        self._set_pace(mean_stay(costs), self._solving_s / SOLVING_SHARE)
         self._max_arenas = max(self._max_arenas, solution.max_arenas)
         return self._promise(now_s)
+
+    def _set_pace(self, mean_s: float, bearable_s: float) -> None:
+        """Set how far promises reach and how often they are made.
+
+        Args:
+            mean_s: of a stay.
+            bearable_s: seconds between renewals, by how long they take.
+        """
+        self._pace_s = max(mean_s, bearable_s, LEAST_PACE_S)
+        self._least_gap_s = max(LEAST_GAP * mean_s, bearable_s)
+        # The last promised one of many short stays begins too late to plan what follows it.
+        has_many = self._pace_s > 2.0 * mean_s
+        self._patience_s = (1.0 if has_many else WINDOW) * self._pace_s
 
     def plan(self) -> Plan:
         """Return the whole plan as it is now: what is promised, and the rest."""
