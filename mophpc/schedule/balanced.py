@@ -12,7 +12,7 @@ mirror image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +60,8 @@ class Effort:
     variants: int
     generations: int
     matchings: int
+    seconds: float = field(default=0.0, compare=False)
+    """What it takes, by the estimate."""
 
     @property
     def is_nothing(self) -> bool:
@@ -79,11 +81,9 @@ def effort(num_stays: int, num_configs: int, num_ranks: int, allowed_s: float) -
         num_ranks: ranks.
         allowed_s: seconds.
     """
-    moves = 1.5 * num_stays + 2 * num_ranks  # some ranks wait
 
     def pass_s(variants: int) -> float:
-        move_s = _ALONE_S if variants == 1 else _MOVE_S
-        return moves * (move_s + variants * num_configs * _ITEM_S)
+        return _pass_s(num_stays, num_configs, num_ranks, variants)
 
     if pass_s(1) > allowed_s:
         return Effort(0, 0, 0)
@@ -93,7 +93,15 @@ def effort(num_stays: int, num_configs: int, num_ranks: int, allowed_s: float) -
     generations = max(1, min(_GENERATIONS, int(allowed_s / pass_s(variants))))
     few = num_configs <= _MATCHED_CONFIGS_PER_RANK * num_ranks
     small = num_configs * num_ranks <= _MOST_MATCHED
-    return Effort(variants, generations, _MATCHINGS if few and small and variants > 1 else 0)
+    matchings = _MATCHINGS if few and small and variants > 1 else 0
+    return Effort(variants, generations, matchings, generations * pass_s(variants))
+
+
+def _pass_s(num_stays: int, num_configs: int, num_ranks: int, variants: int) -> float:
+    """Return the seconds in which so many variants are scheduled, by the estimate."""
+    moves = 1.5 * num_stays + 2 * num_ranks  # some ranks wait
+    move_s = _ALONE_S if variants == 1 else _MOVE_S
+    return moves * (move_s + variants * num_configs * _ITEM_S)
 
 
 def first_effort(costs: StayCosts, num_epochs: int) -> Effort:
@@ -115,7 +123,11 @@ def renewal_effort(progress: Progress, allowed_s: float) -> Effort:
     num_configs, num_ranks = progress.todo.shape
     stays = int(progress.todo.sum()) + num_configs * num_ranks  # this epoch and the next
     found = effort(stays, num_configs, num_ranks, min(MOST_PLANNING_S, allowed_s))
-    return ONE_PASS if found.is_nothing else found
+    every = int(progress.todo.sum()) + num_ranks * int(progress.epochs_left.sum())
+    pass_s = _pass_s(every, num_configs, num_ranks, 1)
+    if found.is_nothing:
+        found = ONE_PASS
+    return replace(found, seconds=pass_s + found.seconds)
 
 
 def mean_stay(costs: StayCosts) -> float:

@@ -166,6 +166,7 @@ class _Execution:
             return
         solution = self._renewal.snapshot(now).solve()
         self._renewing = True
+        self._renewal.took(solution.estimated_s)
         self._orders.append(self._renewal.adopt(solution, now + self._delay_s))
         if 2 * self._made >= self._plan.num_visits and self._predicted_s == 0.0:
             self._predicted_s = solution.makespan_s

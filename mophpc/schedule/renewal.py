@@ -89,6 +89,8 @@ class Solution:
     """Whether it differs from the old rest."""
     max_arenas: int
     """States that a rank may hold from now on."""
+    estimated_s: float = 0.0
+    """Seconds that it took to find, by the estimate, for a simulation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +122,9 @@ class Snapshot:
         order = plan_order(self.progress, self.costs, self.limit, self.seed, self.most_held)
         new = self._solution(order)
         if new.makespan_s >= BETTER * old.makespan_s:
-            return old
+            return replace(old, estimated_s=self.limit.seconds)
         arenas = self._checked(self.whole(order)).max_arenas
-        return replace(new, is_new=True, max_arenas=arenas)
+        return replace(new, is_new=True, max_arenas=arenas, estimated_s=self.limit.seconds)
 
     def _solution(self, order: Order) -> Solution:
         state = self.progress.copy()

@@ -10,10 +10,10 @@ OWNERS = (0, 0, 1, 2)
 
 
 def some_costs() -> Costs:
-    """Return costs of visits so short that a search may take no more than a pass."""
+    """Return costs of visits so short that a search may take no more than a few passes."""
     generator = np.random.default_rng(3)
-    visit_s = generator.choice([0.001, 0.002, 0.008], (9, 1))
-    return Costs.of(visit_s, 9, 4, hop_s=0.0001, eval_s=0.0002)
+    visit_s = generator.choice([0.3, 0.6, 2.4], (9, 1))
+    return Costs.of(visit_s, 9, 4, hop_s=0.03, eval_s=0.06)
 
 
 def test_with_exact_costs_renewal_does_no_harm():
