@@ -16,14 +16,21 @@ KINDS = (
     "pilot",  # config: a few of its batches were timed
     "link",  # hops between neighbours were timed
     "plan",  # makespan_s, pilot_s: the first plan was made
-    "visit",  # config, epoch, shard, rows: training, with binding the state and letting it go
+    "visit",  # config, epoch, shard, rows, data_s: training, with bind and release
     "eval",  # config, epoch
-    "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send or receive
+    "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send, or receive with
+    #         transfer_s, exposed_s (of it while the rank had nothing to train), hidden (none was)
+    "build",  # config, step: a Task was built while its state was on its way
     "wait",  # config, step: the rank had nothing to train until this state came
     "told",  # the rank had to wait until it was told its next visits
     "checkpoint",  # config, nbytes
-    "end",  # most_arenas, start_rss_bytes, peak_rss_bytes: the rank has made all its visits
+    "end",  # spent (seconds of PARTS), most_arenas, start_rss_bytes, peak_rss_bytes: the rank has
+    #         made all its visits
 )
+
+PARTS = ("compute_s", "evaluation_s", "exposed_hop_s", "data_s", "checkpoint_s", "idle_s")
+"""Of a rank's visits, in seconds: `exposed_hop_s` is waiting for a state that was on its way,
+`data_s` is making batches ready, `idle_s` is all the rest of the waiting."""
 
 
 class EventLog:

@@ -107,6 +107,17 @@ class Schedule(_Settings):
         return self.renew and self.planner == "balanced"
 
 
+class Hop(_Settings):
+    """How states travel between ranks."""
+
+    progress: Literal["thread", "between"] | None = None
+    """Who lets them progress while a rank trains: a thread of its own, or the training between two
+    minibatches. None: a thread where the MPI allows it."""
+    checksum: bool | None = None
+    """Whether each state is checked when it has arrived. None: where that takes less than a
+    hundredth of the visits' time, or nobody knows what they take."""
+
+
 class Search(_Settings):
     """How configs are made."""
 
@@ -126,6 +137,7 @@ class Experiment(_Settings):
     """Torch threads per rank; part of the experiment, because sums in other orders round."""
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
+    hop: Hop = Hop()
     search: Search = Search()
     space: dict[Name, Annotated[list[Value], Field(min_length=1)]] = {}
     """Hyperparameter to the values to try."""

@@ -23,7 +23,7 @@ THIRD_PARTY = {
     "costs_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
-    "hop": {"numpy"},
+    "hop": {"numpy", "xxhash"},
     "data": {"numpy", "zarr", "PIL", "sklearn"},
     "train": {"numpy", "torch", "safetensors"},
     "report": {"rich", "altair", "vl_convert"},

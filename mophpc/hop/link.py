@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mophpc.hop.collectives import Group
-from mophpc.hop.parcel import Incoming, Parcel, post_send
+from mophpc.hop.parcel import Incoming, Outgoing, Parcel
 from mophpc.hop.transport import Buffer, Transport, wait_until
 
 TINY_BYTES = 64
@@ -98,13 +98,13 @@ class _Ring:
         begin_s = time.perf_counter()
         incoming = Incoming(self._transport, self._arena[:nbytes], (rank - 1) % size, _TAG)
         parcel = Parcel(0, self._step, self._own[:nbytes])
-        outgoing = post_send(self._transport, parcel, (rank + 1) % size, _TAG)
+        outgoing = Outgoing(self._transport, parcel, (rank + 1) % size, _TAG)
 
         def done() -> bool:
             sent, received = outgoing.test(), incoming.test()  # both, so that both progress
             return sent and received
 
-        wait_until(done, self._check)
+        wait_until(done, self._check, lambda: outgoing.flows or incoming.flows)
         seconds = time.perf_counter() - begin_s
         incoming.parcel(0, self._step)  # the ranks are in step
         self._step += 1

@@ -81,6 +81,7 @@ class LocalTransport:
     def __init__(self, world: LocalWorld, rank: int) -> None:
         self.rank = rank
         self.size = world.size
+        self.threaded = False  # a thread per rank is enough
         self._world = world
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> _Posted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,9 +11,9 @@ import numpy as np
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
-HOPS, RESTS, REPORTS, ORDERS, CONTROL = range(5)
+HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL = range(7)
 """Channels: messages on one are never matched by receives on another (communicators in MPI)."""
-NUM_CHANNELS = 5
+NUM_CHANNELS = 7
 
 
 class Request(Protocol):
@@ -31,6 +32,8 @@ class Transport(Protocol):
 
     rank: int
     size: int
+    threaded: bool
+    """Whether several threads may call at the same time, so that one can look after messages."""
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> Request:
         """Start to send; `buffer` must not change until the request is done."""
@@ -45,18 +48,32 @@ class Transport(Protocol):
 Check = Callable[[], None]
 
 
-def wait_until(done: Callable[[], bool], check: Check = lambda: None) -> None:
+LEAST_PAUSE_S, MOST_PAUSE_S = 20e-6, 1e-3
+
+
+def _never() -> bool:
+    return False
+
+
+def wait_until(
+    done: Callable[[], bool], check: Check = lambda: None, flows: Callable[[], bool] = _never
+) -> None:
     """Wait politely: a waiting rank leaves its processor to those that train.
 
-    MPI's own waiting calls spin. Here the pauses grow to a millisecond, which is small against a
-    visit and leaves a waiting rank under one percent of a core.
+    MPI's own waiting calls spin. Here the pauses are a twentieth of the time waited so far, up to
+    a millisecond, which is small against a visit and leaves a waiting rank under one percent of a
+    core. While bytes flow there are none: MPI moves them in our calls, and nowhere else.
 
     Args:
         done: tests requests, so that they progress.
         check: called between tests; may raise to stop waiting.
+        flows: whether bytes were moving just now.
     """
-    pause_s = 20e-6
+    begun_s = time.perf_counter()
     while not done():
         check()
-        time.sleep(pause_s)
-        pause_s = min(1e-3, pause_s * 1.3)
+        if flows():
+            os.sched_yield()
+            continue
+        waited_s = time.perf_counter() - begun_s
+        time.sleep(min(MOST_PAUSE_S, max(LEAST_PAUSE_S, waited_s / 20)))

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from mophpc.report.usage import usage_table
 from mophpc.schedule import Plan, Prediction, predicted, time_left_s
 from mophpc.search.space import Config
 
@@ -101,6 +102,11 @@ class LiveView:
         self._best = best
         if self._mode == "lines":
             self.note(text)
+
+    def spent(self, ranks: list[dict[str, float]]) -> None:
+        """Show what the ranks spent their time on."""
+        if self._mode != "off":
+            self._console.print(usage_table(ranks))
 
     def end(self) -> None:
         """Take the bar away."""

@@ -6,11 +6,14 @@ told the ranks: so what happens here cannot deadlock, whatever the timing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from mophpc.errors import HopError
 from mophpc.events import EventLog
-from mophpc.hop.parcel import Incoming, Outgoing, Parcel, post_send
+from mophpc.hop.parcel import Incoming, Outgoing, Parcel
 from mophpc.hop.transport import Buffer, Check, Transport, wait_until
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Hop, Stop
@@ -51,6 +54,17 @@ def _remove(buffers: list[Buffer], buffer: Buffer) -> None:
     buffers.pop(next(i for i, other in enumerate(buffers) if other is buffer))
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A hop that has ended here; times are of the events."""
+
+    parcel: Parcel
+    incoming: Incoming
+    posted_s: float
+    begun_s: float
+    end_s: float
+
+
 class Carrier:
     """Receives ahead, keeps and sends the states of one rank."""
 
@@ -61,6 +75,7 @@ class Carrier:
         nbytes: Callable[[int], int],
         allocate: Callable[[int], Buffer],
         lookahead: int,
+        checked: bool,
         events: EventLog,
         check: Check,
     ) -> None:
@@ -68,13 +83,16 @@ class Carrier:
         self._told_all = False
         self._transport = transport
         self._nbytes = nbytes
+        self._checked = checked
         self._events = events
         self._check = check
+        self.exposed_s = 0.0
+        """Seconds that this rank had nothing to train while a state was on its way to it."""
         self.pool = ArenaPool(allocate)
         self._queue = ArenaQueue([], 0, lookahead)
         self._reserved: dict[int, Buffer] = {}
         self._incoming: dict[int, tuple[Incoming, float]] = {}
-        self._arrived: dict[int, Parcel] = {}
+        self._arrived: dict[int, _Arrival] = {}
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
@@ -123,14 +141,12 @@ class Carrier:
             if outgoing.test():
                 self._outgoing.remove(leaving)
                 self._free(outgoing.parcel)
-                self._record("send", hop, start_s, outgoing)
+                self._record("send", hop, (start_s, self._events.now()), outgoing)
         for position in list(self._incoming):
             incoming, start_s = self._incoming[position]
             if incoming.test():
                 del self._incoming[position]
-                hop = self._hop_to(position)
-                self._arrived[position] = incoming.parcel(hop.config_id, hop.step)
-                self._record("receive", hop, start_s, incoming)
+                self._arrived[position] = self._arrival(position, incoming, start_s)
         while (taken := self._queue.take()) is not None:
             stop = self._stops[taken]
             arena = self.pool.take(self._nbytes(stop.visit.config_id))
@@ -141,19 +157,50 @@ class Carrier:
                 incoming = Incoming(self._transport, arena, source, tag)
                 self._incoming[taken] = (incoming, self._events.now())
 
-    def obtain(self, position: int) -> Parcel:
-        """Return the state for a visit; wait until it is here."""
+    def awaited(self, position: int) -> Buffer | None:
+        """Return the arena that a visit's state is on its way to; None where it is here."""
+        stop = self._stops[position]
+        if not stop.takes_arena or stop.receive is None or self._is_here(position):
+            return None
+        found = self._incoming.get(position)
+        return None if found is None else found[0].arena
+
+    @property
+    def flows(self) -> bool:
+        """Whether bytes of any hop were moving just now."""
+        coming = any(incoming.flows for incoming, _ in self._incoming.values())
+        return coming or any(outgoing.flows for outgoing, _, _ in self._outgoing)
+
+    def obtain(self, position: int, wanted_s: float) -> Parcel:
+        """Return the state for a visit; wait until it is here.
+
+        Args:
+            position: of the visit in the rank's list.
+            wanted_s: when the rank had nothing else to do, on the clock of the events.
+        """
         visit = self._stops[position].visit
         if not self._stops[position].takes_arena:
             return self._kept.pop(visit.config_id)
         start_s = self._events.now()
-        wait_until(lambda: self._is_here(position), self._check)
+        wait_until(lambda: self._is_here(position), self._check, lambda: self.flows)
         end_s = self._events.now()
         self._events.write("wait", start_s, end_s, config=visit.config_id, step=visit.step)
         self._queue.start()
         if position in self._reserved:
             return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
-        return self._arrived.pop(position)
+        arrival = self._arrived.pop(position)
+        exposed_s = max(0.0, arrival.end_s - max(wanted_s, arrival.begun_s))
+        self.exposed_s += exposed_s
+        self._record(
+            "receive",
+            self._hop_to(position),
+            (arrival.posted_s, arrival.end_s),
+            arrival.incoming,
+            transfer_s=arrival.end_s - arrival.begun_s,
+            exposed_s=exposed_s,
+            hidden=exposed_s == 0.0,
+        )
+        return arrival.parcel
 
     def _go(self, parcel: Parcel, dest: int) -> None:
         """Keep a state for a later visit here, or start to send it."""
@@ -161,7 +208,7 @@ class Carrier:
             self._kept[parcel.config_id] = parcel
             return
         hop = Hop(parcel.config_id, parcel.step, self._transport.rank, dest)
-        outgoing = post_send(self._transport, parcel, hop.dest, hop.tag)
+        outgoing = Outgoing(self._transport, parcel, hop.dest, hop.tag, checked=self._checked)
         self._outgoing.append((outgoing, hop, self._events.now()))
 
     def _is_told(self, position: int) -> bool:
@@ -170,7 +217,7 @@ class Carrier:
 
     def drain(self) -> None:
         """Wait until all states have left."""
-        wait_until(self._nothing_leaves, self._check)
+        wait_until(self._nothing_leaves, self._check, lambda: self.flows)
 
     def _is_here(self, position: int) -> bool:
         self.advance()
@@ -190,11 +237,24 @@ class Carrier:
             raise HopError(f"visit {position} of the rank expects no hop")
         return hop
 
-    def _record(self, direction: str, hop: Hop, start_s: float, end: Outgoing | Incoming) -> None:
+    def _arrival(self, position: int, incoming: Incoming, posted_s: float) -> _Arrival:
+        hop = self._hop_to(position)
+        parcel = incoming.parcel(hop.config_id, hop.step)
+        end_s = self._events.now()
+        took_s = 0.0 if incoming.begun_s is None else time.perf_counter() - incoming.begun_s
+        return _Arrival(parcel, incoming, posted_s, end_s - took_s, end_s)
+
+    def _record(
+        self,
+        direction: str,
+        hop: Hop,
+        span: tuple[float, float],
+        end: Outgoing | Incoming,
+        **facts: Any,
+    ) -> None:
         self._events.write(
             "hop",
-            start_s,
-            self._events.now(),
+            *span,
             direction=direction,
             config=hop.config_id,
             step=hop.step,
@@ -202,4 +262,5 @@ class Carrier:
             dest=hop.dest,
             nbytes=end.nbytes,
             header_nbytes=end.header_nbytes,
+            **facts,
         )

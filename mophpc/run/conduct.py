@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mophpc.experiment import Experiment
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.local import PeerError
+from mophpc.hop.progress import Progress
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
 from mophpc.report.results import ConfigResult, Results, from_record
@@ -34,9 +34,6 @@ from mophpc.run.stopping import StopFlag
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.schedule.renewal import Renewal
-
-ADVANCE_EVERY_S = 1e-3
-"""Least time between two looks at the messages while training."""
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -126,8 +123,7 @@ class _Walk:
         self._coordinator: Coordinator | None = None
         self._planner: Planner | None = None
         self._renews = False
-        self._advance: Callable[[], None] = lambda: None
-        self._advanced_s = 0.0
+        self._progress: Progress | None = None
         self._program: RankProgram | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
 
@@ -139,10 +135,8 @@ class _Walk:
     def between(self) -> None:
         """Called after each batch: let messages progress, notice signals."""
         self._stop.check()
-        now = time.perf_counter()
-        if now - self._advanced_s >= ADVANCE_EVERY_S:
-            self._advanced_s = now
-            self._advance()
+        if self._progress is not None:
+            self._progress.between()
 
     def run(self, experiment: Experiment, prepared: Prepared, *, renew: bool) -> Results:
         """Collective. Make this rank's visits; return the results."""
@@ -160,8 +154,13 @@ class _Walk:
             with suppress(OSError):  # what ended the run says more than a full disk does
                 self._keep(prepared)
             raise
+        finally:
+            if self._progress is not None:
+                self._progress.end()
         self._keep(prepared)
         rooms.view.end()
+        if self._coordinator is not None:
+            rooms.view.spent(self._coordinator.usage)
         found = self._coordinator
         record = rooms.group.share(
             None if found is None else write_results(found, experiment, rooms.folder)
@@ -175,16 +174,25 @@ class _Walk:
             nbytes=prepared.trainer.nbytes,
             allocate=prepared.trainer.allocate,
             lookahead=experiment.schedule.lookahead,
+            checked=prepared.checked,
             events=rooms.events,
             check=self._look_after,
         )
         self._connect(experiment, prepared, carrier)
 
-        def advance() -> None:
+        def step() -> bool:
             carrier.advance()
-            self._look_after()
+            self._exchange()
+            return carrier.flows
 
-        self._advance = advance
+        threaded = transport.threaded and experiment.hop.progress != "between"
+        self._progress = progress = Progress(step, threaded=threaded)
+        send = self._sender.send if self._coordinator is None else self._handle
+
+        def report(record: dict[str, Any]) -> None:
+            with progress.lock:
+                send(record)
+
         equipment = Equipment(
             configs=prepared.configs,
             shards=prepared.shards,
@@ -193,9 +201,10 @@ class _Walk:
             trainer=prepared.trainer,
             folder=rooms.folder,
             events=rooms.events,
-            report=self._sender.send if self._coordinator is None else self._handle,
+            report=report,
             turn=rooms.turn,
             log=rooms.log,
+            progress=progress,
         )
         before = peak_rss_bytes()
         self._program = RankProgram(carrier, equipment, self._place)
@@ -204,6 +213,7 @@ class _Walk:
             "most_arenas": carrier.pool.most,
             "start_rss_bytes": before,
             "peak_rss_bytes": peak_rss_bytes(),
+            "spent": self._program.spent,
         }
         rooms.events.write("end", rooms.events.now(), rooms.events.now(), **most)
         equipment.report({"kind": "rank", "rank": transport.rank, "last": True, **most})
@@ -251,6 +261,10 @@ class _Walk:
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
         self._stop.check()
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Let records progress."""
         self._sender.test()
         self._orders.test()
         for receiver in self._receivers:

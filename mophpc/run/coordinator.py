@@ -77,6 +77,11 @@ class Coordinator:
         """Whether every rank has ended its list."""
         return self.ranks_done == self.plan.num_ranks
 
+    @property
+    def usage(self) -> list[dict[str, float]]:
+        """What each rank that has ended spent its time on, in seconds, by rank."""
+        return [self.ranks[rank]["spent"] for rank in sorted(self.ranks)]
+
     def replan(self, plan: Plan, predictions: list[dict[str, float]]) -> None:
         """Take the plan over that was really walked, and what each renewal predicted."""
         self.plan = plan

@@ -11,6 +11,7 @@ from typing import Any
 from mophpc.data.store import StoreInfo
 from mophpc.errors import LaunchError, PlanError
 from mophpc.experiment import Experiment
+from mophpc.hop.checksum import BYTES_PER_S
 from mophpc.run.costing import Pilot
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
@@ -20,6 +21,9 @@ from mophpc.schedule.plan import Plan, from_json, to_json, untimed
 from mophpc.search.space import Config
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer
+
+CHECK_SHARE = 0.01
+"""Of the visits' time: more than that is too much for a checksum that nobody asked for."""
 
 _SIZES = ("configs", "ranks", "shards", "epochs")
 
@@ -46,9 +50,11 @@ class Planning:
         self._replay = replay
         self.costs = Costs.of(1.0, len(configs), store.num_shards)
         """What the plan was made from; a second for every visit where nothing is known."""
+        self.checked = experiment.hop.checksum is not False
+        """Whether states are checked when they have arrived."""
 
     def run(self) -> dict[str, Any]:
-        """Plan and check, and say what is about to happen; return the plan as JSON.
+        """Plan and check, and say what is about to happen; return what all ranks must know.
 
         Raises:
             UserError: the objective's metric is not there, or there is too much to plan.
@@ -71,7 +77,10 @@ class Planning:
             view.note(advice)
         moved = bytes_moved(plan, [self._trainer.nbytes(c.config_id) for c in self._configs])
         rooms.log.info("%d bytes of state to move", moved)
-        return to_json(found.plan)
+        if self._experiment.hop.checksum is None and self._pilot is not None:
+            # Both ends of a hop read all of it.
+            self.checked = 2 * moved / BYTES_PER_S < CHECK_SHARE * _visits_s(found.plan)
+        return {"plan": to_json(found.plan), "checked": self.checked}
 
     def _make(self, names: Sequence[str]) -> Plan:
         store, num_ranks = self._store, self._rooms.group.size
@@ -111,6 +120,10 @@ class Planning:
             makespan_s=makespan_s,
             pilot_s=pilot.took_s,
         )
+
+
+def _visits_s(plan: Plan) -> float:
+    return sum(v.predicted_end_s - v.predicted_start_s for v in plan.visits())
 
 
 def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[str]) -> Plan:

@@ -41,6 +41,10 @@ class Outcome(Protocol):
     def diverged(self) -> bool:
         """Whether a loss was not finite."""
 
+    @property
+    def data_s(self) -> float:
+        """Seconds that it waited for rows."""
+
 
 class Session(Protocol):
     """A config bound to its arena."""
@@ -70,8 +74,11 @@ class Trainer(Protocol):
     def start(self, config_id: int, arena: Buffer, /) -> Session:
         """Build a config with its initial weights."""
 
-    def resume(self, config_id: int, arena: Buffer, rest: bytes, /) -> Session:
-        """Build a config around a state that arrived."""
+    def draft(self, config_id: int, arena: Buffer, /) -> Any:
+        """Build a config around a state that is on its way."""
+
+    def resume(self, config_id: int, arena: Buffer, rest: bytes, draft: Any, /) -> Session:
+        """Bind a config to a state that arrived, with the draft made for it, or None."""
 
     def digest(self, config_id: int, arena: Buffer, rest: bytes, /) -> str:
         """Return the state's `state_sha256`."""
@@ -97,3 +104,6 @@ class View(Protocol):
 
     def end(self) -> None:
         """The visits are over, or the run failed."""
+
+    def spent(self, ranks: list[dict[str, float]]) -> None:
+        """What the ranks spent their time on: `events.PARTS`, in seconds, by rank."""

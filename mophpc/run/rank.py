@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mophpc.errors import Place
-from mophpc.events import EventLog
+from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
@@ -36,6 +36,8 @@ class Equipment:
     turn: AbstractContextManager[Any]
     """Held while computing; only the in-process ranks have to take turns."""
     log: logging.Logger
+    progress: AbstractContextManager[Any]
+    """Held while computing: messages progress in the meantime."""
 
 
 class RankProgram:
@@ -46,26 +48,41 @@ class RankProgram:
         self._at = equipment
         self.place = place
         """Where the rank is now, for messages."""
+        self.spent = dict.fromkeys(PARTS, 0.0)
+        """Seconds; together they are the time that `run` took."""
 
     def run(self) -> None:
         """Make all visits, then wait until the last states have left."""
-        position = 0
+        position, begin_s = 0, self._at.events.now()
         while (stop := self._carrier.next_stop(position)) is not None:
             visit = stop.visit
             name = self._at.configs[visit.config_id].name
             self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
-            parcel = self._carrier.obtain(position)
+            wanted_s = self._at.events.now()
+            draft = self._draft(position, visit)
+            parcel = self._carrier.obtain(position, wanted_s)
             if parcel.diverged:
                 self._skip(visit)
             else:
-                with self._at.turn:
-                    self._visit(stop, parcel)
+                with self._at.turn, self._at.progress:
+                    self._visit(stop, parcel, draft)
             parcel.step += 1
             self._carrier.pass_on(stop, parcel)
             self._carrier.advance()
             position += 1
         self._carrier.drain()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
+        self.spent["exposed_hop_s"] = self._carrier.exposed_s
+        whole_s = self._at.events.now() - begin_s
+        self.spent["idle_s"] = max(0.0, whole_s - sum(self.spent.values()))
+
+    def _draft(self, position: int, visit: Visit) -> Any:
+        """Build while the state is on its way, for the rank has nothing else to do."""
+        arena = self._carrier.awaited(position)
+        if arena is None:
+            return None
+        with self._at.turn, self._at.events.timed("build", config=visit.config_id, step=visit.step):
+            return self._at.trainer.draft(visit.config_id, arena)
 
     def _skip(self, visit: Visit) -> None:
         """Say that a config that has diverged passes."""
@@ -73,13 +90,13 @@ class RankProgram:
         facts = {"config": visit.config_id, "step": visit.step, "shard": visit.shard}
         self._at.report({"kind": "skip", **facts, "rank": visit.rank, "end": now_s})
 
-    def _visit(self, stop: Stop, parcel: Parcel) -> None:
+    def _visit(self, stop: Stop, parcel: Parcel, draft: Any) -> None:
         visit, trainer, events = stop.visit, self._at.trainer, self._at.events
         start_s = events.now()
         if stop.creates:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
-            session = trainer.resume(visit.config_id, parcel.arena, parcel.rest)
+            session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft)
         outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
         trained_s = events.now()
         parcel.diverged = outcome.diverged
@@ -98,7 +115,11 @@ class RankProgram:
             "shard": visit.shard,
             "rank": visit.rank,
             "rows": outcome.rows,
+            "data_s": outcome.data_s,
         }
+        self.spent["compute_s"] += end_s - start_s - outcome.data_s
+        self.spent["data_s"] += outcome.data_s
+        self.spent["evaluation_s"] += eval_s
         events.write("visit", start_s, end_s, **{k: v for k, v in facts.items() if k != "rank"})
         self._at.report(
             {
@@ -132,11 +153,13 @@ class RankProgram:
         status = "diverged" if parcel.diverged else "done"
         digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest)
         facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
+        begin_s = self._at.events.now()
         with self._at.events.timed("checkpoint", config=visit.config_id) as timed:
             folder = self._at.folder.checkpoint(config)
             folder.mkdir(parents=True, exist_ok=True)
             timed["nbytes"] = session.save(folder / "model.safetensors")
             self._at.folder.write_manifest(config, facts)
+        self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:
             self._at.log.warning("%s diverged at %s; it leaves the schedule", config.name, visit)
         self._at.report({"kind": "final", "config": visit.config_id, **facts})

@@ -45,6 +45,8 @@ class Prepared:
     shards: dict[int, ShardReader]
     valid: ShardReader
     trainer: TorchTrainer
+    checked: bool
+    """Whether states are checked when they have arrived."""
 
 
 def claim(
@@ -109,12 +111,15 @@ def prepare_run(
     wanted = replay is None and experiment.schedule.planner == "balanced"
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
     planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay)
-    plan = from_json(group.from_root(planning.run))
+    planned = group.from_root(planning.run)
+    plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
     shards |= group.attempt(lambda: _load(rooms, experiment, store, others))
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
     link = None if pilot is None else pilot.costs.link
-    return Prepared(configs, store, plan, planning.costs, link, shards, valid, trainer)
+    return Prepared(
+        configs, store, plan, planning.costs, link, shards, valid, trainer, planned["checked"]
+    )
 
 
 def _load(

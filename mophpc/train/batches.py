@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -32,6 +33,24 @@ def batches(rows: Rows, order: np.ndarray[Any, Any], batch_size: int) -> Iterato
         for start in range(0, len(index), batch_size):
             chosen = index[start : start + batch_size]
             yield {name: field.index_select(0, chosen) for name, field in fields.items()}
+
+
+class Clocked:
+    """Batches, and the `seconds` that it took to make them."""
+
+    def __init__(self, made: Iterator[Batch]) -> None:
+        self._made = made
+        self.seconds = 0.0
+
+    def __iter__(self) -> Clocked:
+        return self
+
+    def __next__(self) -> Batch:
+        begin_s = time.perf_counter()
+        try:
+            return next(self._made)
+        finally:
+            self.seconds += time.perf_counter() - begin_s
 
 
 class InMemory:

@@ -166,8 +166,16 @@ def _pack(rest: dict[str, Any], late: list[tuple[str, Tensor]], template: str) -
     return _LENGTH.pack(len(head)) + head + tail.tobytes()
 
 
-def unpack(layout: Layout, arena: Arena, raw: bytes) -> tuple[Tensors, dict[str, Any]]:
+def unpack(
+    layout: Layout, arena: Arena, raw: bytes, places: Tensors | None = None
+) -> tuple[Tensors, dict[str, Any]]:
     """Return all tensors of a state by name, aliasing `arena`, and everything else as JSON.
+
+    Args:
+        layout: where the tensors lie.
+        arena: (layout.nbytes,) bytes.
+        raw: what `settle` returned.
+        places: `views(layout, arena)`, if they are there already.
 
     Raises:
         StateError: `raw` is not what `settle` returned.
@@ -177,7 +185,9 @@ def unpack(layout: Layout, arena: Arena, raw: bytes) -> tuple[Tensors, dict[str,
         start = _LENGTH.size
         unpacker = zlib.decompressobj(zdict=layout.template.encode()[-_WINDOW:])
         rest: dict[str, Any] = json.loads(unpacker.decompress(raw[start : start + length]))
-        tensors = views(layout, arena, frozenset(rest["absent"]))
+        absent = frozenset(rest["absent"])
+        places = views(layout, arena) if places is None else places
+        tensors = {name: tensor for name, tensor in places.items() if name not in absent}
         if rest["late"] is not None:
             beyond = np.frombuffer(raw, dtype=np.uint8, offset=start + length)
             tail = allocate(len(beyond))  # aligned, as the tensors were
@@ -188,13 +198,61 @@ def unpack(layout: Layout, arena: Arena, raw: bytes) -> tuple[Tensors, dict[str,
     return tensors, rest
 
 
+class Draft:
+    """A Task around an arena whose bytes may not be there yet.
+
+    Args:
+        build: makes the Task.
+        layout: where the tensors lie.
+        arena: (layout.nbytes,) bytes; not read, nor written before the Task trains.
+        lean: build on the meta device, where initial weights cost nothing.
+
+    Raises:
+        StateError: the Task is not one of this layout.
+    """
+
+    def __init__(
+        self, build: Callable[[], Task], layout: Layout, arena: Arena, *, lean: bool
+    ) -> None:
+        self._layout = layout
+        self._lean = lean
+        self.arena = arena
+        with torch.device("meta") if lean else nullcontext():
+            self._task = build()
+        self._own = module_tensors(self._task)
+        self._places = views(layout, arena)
+        for name, tensor in self._own.items():
+            if name in self._places:
+                _alias(tensor, self._places[name])
+
+    def finish(self, raw: bytes) -> tuple[Task, list[float]]:
+        """Take the rest of the state, once all of it is here; return the Task and its progress.
+
+        Args:
+            raw: what `settle` returned.
+
+        Raises:
+            StateError: the Task is not the one whose state this is.
+        """
+        task, own = self._task, self._own
+        tensors, rest = unpack(self._layout, self.arena, raw, self._places)
+        for name, tensor in own.items():
+            if name not in tensors:
+                raise StateError(f"build made '{name}', which the state that arrived does not have")
+            if tensors[name] is not self._places.get(name):
+                _alias(tensor, tensors[name])
+        _bind_optimizer(task, own, rest, tensors)
+        if task.lr_scheduler is not None:
+            task.lr_scheduler.load_state_dict(join(rest["lr_scheduler"], tensors))
+        for name, state in rest["extras"].items():
+            task.extras[name].load_state_dict(join(state, tensors))
+        if self._lean:
+            _check_no_meta(task)
+        return task, rest["progress"]
+
+
 def bind(
-    build: Callable[[], Task],
-    layout: Layout,
-    arena: Arena,
-    raw: bytes,
-    *,
-    lean: bool,
+    build: Callable[[], Task], layout: Layout, arena: Arena, raw: bytes, *, lean: bool
 ) -> tuple[Task, list[float]]:
     """Build a Task whose tensors alias `arena`; return it and the progress that came with it.
 
@@ -208,22 +266,7 @@ def bind(
     Raises:
         StateError: the Task is not the one whose state this is.
     """
-    with torch.device("meta") if lean else nullcontext():
-        task = build()
-    tensors, rest = unpack(layout, arena, raw)
-    own = module_tensors(task)
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise StateError(f"build made '{name}', which the state that arrived does not have")
-        _alias(tensor, tensors[name])
-    _bind_optimizer(task, own, rest, tensors)
-    if task.lr_scheduler is not None:
-        task.lr_scheduler.load_state_dict(join(rest["lr_scheduler"], tensors))
-    for name, state in rest["extras"].items():
-        task.extras[name].load_state_dict(join(state, tensors))
-    if lean:
-        _check_no_meta(task)
-    return task, rest["progress"]
+    return Draft(build, layout, arena, lean=lean).finish(raw)
 
 
 def bind_new(task: Task, layout: Layout, arena: Arena) -> Task:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mophpc.train.arena import Layout
-from mophpc.train.batches import Rows, batches
+from mophpc.train.batches import Clocked, Rows, batches
 from mophpc.train.bind import Arena, clear_gradients, settle
 from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
@@ -28,6 +28,8 @@ class Outcome:
     """Mean over the rows trained."""
     diverged: bool
     """A loss was not finite; training stopped before that batch's backward pass."""
+    data_s: float = 0.0
+    """Seconds in which batches were made ready."""
 
 
 def train_step(task: Task, batch: Batch) -> float | None:
@@ -88,7 +90,8 @@ class Session:
         clear_gradients(task)
         loss_sum, trained, diverged = 0.0, 0, False
         order = sample_order(self._seed, epoch, shard, rows.rows)
-        for batch in batches(rows, order, task.batch_size):
+        clocked = Clocked(batches(rows, order, task.batch_size))
+        for batch in clocked:
             size = len(batch[task.targets])
             if task.batch_transform is not None:
                 batch = task.batch_transform(batch)  # noqa: PLW2901  # it stands for the batch
@@ -102,7 +105,7 @@ class Session:
         self._loss_sum += loss_sum
         self._rows += trained
         self._seconds += time.perf_counter() - start_s
-        return Outcome(trained, loss_sum / max(1, trained), diverged)
+        return Outcome(trained, loss_sum / max(1, trained), diverged, clocked.seconds)
 
     def evaluate(self, epoch: int, rows: Rows) -> dict[str, float]:
         """End an epoch: evaluate, step the scheduler, return losses, metrics and seconds.

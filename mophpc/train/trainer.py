@@ -12,7 +12,7 @@ import torch
 from mophpc.errors import ExperimentError, MophpcError
 from mophpc.train.arena import Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
-from mophpc.train.bind import Arena, bind, bind_new, layout_of, settle
+from mophpc.train.bind import Arena, Draft, bind, bind_new, layout_of, settle
 from mophpc.train.digest import state_sha256
 from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import seed_all
@@ -115,18 +115,29 @@ class TorchTrainer:
         task = bind_new(self._build(config_id), layout, arena)
         return self._session(task, layout, arena, [])
 
-    def resume(self, config_id: int, arena: Arena, rest: bytes) -> Session:
-        """Build a config around a state that arrived.
+    def draft(self, config_id: int, arena: Arena) -> Draft:
+        """Build a config around a state that is on its way to `arena`.
+
+        Raises:
+            ExperimentError: the user's `build` raised or returned the wrong thing.
+            StateError: what it built has another layout.
+        """
+        probe = self._probes[config_id]
+        lean = probe.ordinary is None
+        return Draft(lambda: self._build(config_id), probe.layout, arena, lean=lean)
+
+    def resume(
+        self, config_id: int, arena: Arena, rest: bytes, draft: Draft | None = None
+    ) -> Session:
+        """Bind a config to a state that arrived, with the draft made for it if there is one.
 
         Raises:
             ExperimentError: the user's `build` raised or returned the wrong thing.
             StateError: the state is not this config's.
         """
-        probe = self._probes[config_id]
-        task, progress = bind(
-            lambda: self._build(config_id), probe.layout, arena, rest, lean=probe.ordinary is None
-        )
-        return self._session(task, probe.layout, arena, progress)
+        draft = self.draft(config_id, arena) if draft is None else draft
+        task, progress = draft.finish(rest)
+        return self._session(task, self._probes[config_id].layout, arena, progress)
 
     def digest(self, config_id: int, arena: Arena, rest: bytes) -> str:
         """Return the state's `state_sha256`."""

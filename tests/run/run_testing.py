@@ -20,6 +20,7 @@ from mophpc.errors import Place
 from mophpc.events import EventLog
 from mophpc.files import read_lines
 from mophpc.hop.local import LocalTransport, LocalWorld
+from mophpc.hop.progress import Progress
 from mophpc.hop.transport import Transport
 from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
@@ -60,6 +61,7 @@ class Settings:
     sizes: Sequence[Sizes]
     diverge_at: Mapping[int, int] = field(default_factory=dict)
     """config_id to the step at which its loss is not finite."""
+    checked: bool = True
     pause: Callable[[int, int, int, int], None] = lambda config_id, epoch, shard, rank: None
 
 
@@ -112,7 +114,13 @@ class HashTrainer:
         arena[:] = np.frombuffer(first, dtype=np.uint8)
         return HashSession(self, config_id, arena, rest)
 
-    def resume(self, config_id: int, arena: Arena, rest: bytes) -> HashSession:
+    def draft(self, config_id: int, arena: Arena) -> int:
+        return arena.ctypes.data
+
+    def resume(
+        self, config_id: int, arena: Arena, rest: bytes, draft: int | None = None
+    ) -> HashSession:
+        assert draft in (None, arena.ctypes.data)
         return HashSession(self, config_id, arena, rest)
 
     def digest(self, config_id: int, arena: Arena, rest: bytes) -> str:
@@ -222,9 +230,16 @@ def walk(
         nbytes=trainer.nbytes,
         allocate=trainer.allocate,
         lookahead=lookahead,
+        checked=settings.checked,
         events=events,
         check=check,
     )
+
+    def step() -> bool:
+        carrier.advance()
+        return carrier.flows
+
+    progress = Progress(step, threaded=transport.threaded)
     if parts is None:
         carrier.tell(whole(plan, rank))
     equipment = Equipment(
@@ -238,8 +253,12 @@ def walk(
         report=records.append,
         turn=nullcontext(),
         log=logging.getLogger("mophpc.test"),
+        progress=progress,
     )
-    RankProgram(carrier, equipment, Place(rank, transport.size, "here")).run()
+    try:
+        RankProgram(carrier, equipment, Place(rank, transport.size, "here")).run()
+    finally:
+        progress.end()
     events.close()
     lent = len(carrier.pool._lent)
     return Walked(trainer.visits, records, read_lines(run.events(rank)), carrier.pool.most, lent)

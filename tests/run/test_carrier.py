@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mophpc.errors import HopError
 from mophpc.events import EventLog
 from mophpc.hop.local import LocalTransport, LocalWorld
-from mophpc.hop.parcel import Parcel, post_send
+from mophpc.hop.parcel import Outgoing, Parcel
 from mophpc.run.carrier import ArenaPool, Carrier
 from mophpc.schedule import make_plan, stops
 from mophpc.schedule.orders import whole
@@ -87,12 +87,13 @@ def test_a_state_that_the_plan_does_not_know_is_refused():
         nbytes=lambda _: 10,
         allocate=lambda n: np.zeros(n, dtype=np.uint8),
         lookahead=3,
+        checked=False,
         events=EventLog(None, 1, 0.0),
         check=lambda: None,
     )
     carrier.tell(whole(plan, 1))
     carrier.advance()
     other = Parcel(1 - expected.visit.config_id, 1, pool.take(10))
-    post_send(LocalTransport(world, 0), other, 1, expected.receive.tag)
+    Outgoing(LocalTransport(world, 0), other, 1, expected.receive.tag)
     with pytest.raises(HopError, match="the plan says config"):
         carrier.advance()

@@ -23,7 +23,7 @@ from run_testing import (
     walk_in_threads,
 )
 
-from mophpc.hop.parcel import HEADER_BYTES
+from mophpc.hop.parcel import HEADER_BYTES, INLINE_BYTES
 from mophpc.schedule import Plan, make_plan, routes
 from mophpc.schedule.costs import Costs
 
@@ -45,7 +45,7 @@ def plans(draw):
 
 def sizes_for(plan: Plan, draw) -> list[Sizes]:
     arenas = st.sampled_from([1, 64, 1000, 4096, 100_000])
-    rests = st.sampled_from([0, 100, 4060, 4061, LARGE_REST])
+    rests = st.sampled_from([0, 100, INLINE_BYTES, INLINE_BYTES + 1, LARGE_REST])
     return [Sizes(draw(arenas), draw(rests)) for _ in range(plan.num_configs)]
 
 
@@ -131,7 +131,7 @@ def check_hops(plan: Plan, sizes: list[Sizes], walked: list[Walked]) -> None:
             moved[event["config"], event["step"] // plan.num_shards] += event["nbytes"]
         for config_id, epoch in product(range(plan.num_configs), range(plan.num_epochs)):
             size = sizes[config_id]
-            state = size.arena + (size.rest if size.rest > 4060 else 0)
+            state = size.arena + (size.rest if size.rest > INLINE_BYTES else 0)
             assert moved[config_id, epoch] == (plan.num_ranks - 1) * state
         assert len(own) == (plan.num_ranks - 1) * plan.num_configs * plan.num_epochs
 

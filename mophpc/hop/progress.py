@@ -1,0 +1,99 @@
+"""Messages move while the rank trains: MPI moves them in its calls, and nowhere else.
+
+A thread calls it, where the MPI allows calls of several threads (MPI 4.1, section 11.6.1,
+MPI_THREAD_MULTIPLE); elsewhere the training calls it between two minibatches.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal
+
+PAUSE_S = 1e-3
+"""Between two looks at the messages while training; a look takes some microseconds."""
+FLOW_PAUSE_S = 50e-6
+"""While bytes flow: what is to be moved must be moved, and the training goes on beside it."""
+END_S = 10.0
+
+
+class Progress:
+    """Looks after messages while this rank trains; used as `with progress: train()`.
+
+    Args:
+        step: lets messages progress; returns whether bytes flow. Called under `lock`.
+        threaded: whether a thread may call it.
+    """
+
+    def __init__(self, step: Callable[[], bool], *, threaded: bool) -> None:
+        self.lock = threading.RLock()
+        """Held by who touches what `step` touches, while training."""
+        self._step = step
+        self._stepped_s = 0.0
+        self._training = threading.Event()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._look_after, name="progress", daemon=True)
+            self._thread.start()
+
+    def __enter__(self) -> Progress:
+        """Begin to train."""
+        self._training.set()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        """Rest; what the training raised comes before what the messages did."""
+        self._training.clear()
+        with self.lock:  # the thread is not in a step any more
+            pass
+        if error is None:
+            self._raise()
+        return False
+
+    def between(self) -> None:
+        """Called after each minibatch.
+
+        Raises:
+            MophpcError: what the messages raised, on this thread or the other.
+        """
+        self._raise()
+        if self._thread is None:
+            now_s = time.perf_counter()
+            if now_s - self._stepped_s >= PAUSE_S:
+                self._stepped_s = now_s
+                self._step()
+
+    def end(self) -> None:
+        """Let go of the thread."""
+        self._ended = True
+        self._training.set()
+        if self._thread is not None:
+            self._thread.join(END_S)  # MPI may hang in it when another rank has died
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _look_after(self) -> None:
+        pause_s = PAUSE_S
+        while not self._ended:
+            self._training.wait()
+            time.sleep(pause_s)  # first: a visit that is over by then needs no help
+            with self.lock:
+                if not self._training.is_set() or self._ended:
+                    continue
+                try:
+                    pause_s = FLOW_PAUSE_S if self._step() else PAUSE_S
+                except BaseException as error:  # raised again by the thread that trains
+                    self._error = error
+                    return

@@ -1,0 +1,133 @@
+"""Messages are looked after while a rank trains, by a thread or between minibatches."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from mophpc.errors import HopError
+from mophpc.hop.progress import Progress
+
+LIMIT_S = 10.0
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(LIMIT_S)
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def make_one(step, *, threaded):
+        made.append(Progress(step, threaded=threaded))
+        return made[-1]
+
+    yield make_one
+    for progress in made:
+        progress.end()
+
+
+def test_a_thread_looks_after_messages_while_the_rank_trains(make):
+    stepped = threading.Event()
+
+    def step() -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        stepped.set()
+        return False
+
+    with make(step, threaded=True):
+        wait_for(stepped)  # the training calls nothing
+
+
+def test_nobody_looks_after_messages_while_the_rank_does_not_train(make):
+    steps = []
+    progress = make(lambda: bool(steps.append(1)), threaded=True)
+    with progress:
+        while not steps:
+            time.sleep(1e-3)
+    count = len(steps)
+    time.sleep(0.05)
+    assert len(steps) == count
+
+
+def test_what_the_messages_raise_is_raised_by_the_training(make):
+    raised = threading.Event()
+
+    def step() -> bool:
+        raised.set()
+        raise HopError("lost")
+
+    progress = make(step, threaded=True)
+    with pytest.raises(HopError, match="lost"), progress:
+        wait_for(raised)
+        while True:
+            progress.between()
+            time.sleep(1e-3)
+
+
+def test_what_the_messages_raise_after_the_last_batch_is_raised_too(make):
+    raised = threading.Event()
+
+    def step() -> bool:
+        raised.set()
+        raise HopError("lost")
+
+    with pytest.raises(HopError, match="lost"), make(step, threaded=True):
+        wait_for(raised)
+
+
+def test_what_the_training_raises_comes_first(make):
+    raised = threading.Event()
+
+    def step() -> bool:
+        raised.set()
+        raise HopError("lost")
+
+    progress = make(step, threaded=True)
+    with pytest.raises(ValueError, match="training"), progress:  # noqa: PT012  # the body raises
+        wait_for(raised)
+        raise ValueError("training")
+
+
+def test_who_holds_the_lock_is_not_disturbed(make):
+    steps = []
+    with make(lambda: bool(steps.append(1)), threaded=True) as progress, progress.lock:
+        count = len(steps)
+        time.sleep(0.05)
+        assert len(steps) == count
+
+
+def test_without_a_thread_messages_are_looked_after_between_batches(make):
+    steps = []
+
+    def step() -> bool:
+        steps.append(threading.current_thread())
+        return False
+
+    with make(step, threaded=False) as progress:
+        begin_s = time.perf_counter()
+        while len(steps) < 3:
+            progress.between()
+            assert time.perf_counter() - begin_s < LIMIT_S
+    assert set(steps) == {threading.current_thread()}
+    assert time.perf_counter() - begin_s >= 2e-3  # and not at every one
+
+
+def test_what_they_raise_without_a_thread_is_raised_there(make):
+    def step() -> bool:
+        raise HopError("lost")
+
+    progress = make(step, threaded=False)
+    with pytest.raises(HopError, match="lost"), progress:
+        progress.between()
+
+
+def test_it_ends_from_within_a_visit_and_twice(make):
+    progress = make(lambda: False, threaded=True)
+    with progress:
+        progress.end()
+    progress.end()
+    assert not progress._thread.is_alive()
