@@ -61,7 +61,7 @@ def test_what_the_messages_raise_is_raised_by_the_training(make):
         raise HopError("lost")
 
     progress = make(step, threaded=True)
-    with pytest.raises(HopError, match="lost"), progress:
+    with pytest.raises(HopError, match="lost"), progress:  # noqa: PT012  # as a training does
         wait_for(raised)
         while True:
             progress.between()
