@@ -81,7 +81,8 @@ class RankProgram:
         arena = self._carrier.awaited(position)
         if arena is None:
             return None
-        with self._at.turn, self._at.events.timed("build", config=visit.config_id, step=visit.step):
+        facts = {"config": visit.config_id, "step": visit.step}
+        with self._at.turn, self._at.progress, self._at.events.timed("build", **facts):
             return self._at.trainer.draft(visit.config_id, arena)
 
     def _skip(self, visit: Visit) -> None:

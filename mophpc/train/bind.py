@@ -29,6 +29,8 @@ Arena = np.ndarray[Any, np.dtype[np.uint8]]
 
 _LENGTH = struct.Struct("<Q")
 _WINDOW = 32768  # bytes that deflate looks back
+_STRUCTURE = ("optimizer", "absent", "late")
+"""Parts of the rest that say which tensors there are, and where the optimizer has them."""
 _COMPACT: Any = {"separators": (",", ":")}
 
 
@@ -224,6 +226,15 @@ class Draft:
         for name, tensor in self._own.items():
             if name in self._places:
                 _alias(tensor, self._places[name])
+        # What arrives has nearly always the structure of the template: then little is left to do.
+        self._expected: dict[str, Any] = json.loads(layout.template) if layout.template else {}
+        self._is_bound = bool(self._expected) and all(name in self._places for name in self._own)
+        if self._is_bound:
+            self._is_bound = _fits(self._task, self._expected)
+        if self._is_bound:
+            _bind_optimizer(self._task, self._own, self._expected, self._places)
+            if lean:
+                _check_no_meta(self._task)
 
     def finish(self, raw: bytes) -> tuple[Task, list[float]]:
         """Take the rest of the state, once all of it is here; return the Task and its progress.
@@ -234,21 +245,27 @@ class Draft:
         Raises:
             StateError: the Task is not the one whose state this is.
         """
-        task, own = self._task, self._own
+        task = self._task
         tensors, rest = unpack(self._layout, self.arena, raw, self._places)
-        for name, tensor in own.items():
-            if name not in tensors:
-                raise StateError(f"build made '{name}', which the state that arrived does not have")
-            if tensors[name] is not self._places.get(name):
-                _alias(tensor, tensors[name])
-        _bind_optimizer(task, own, rest, tensors)
+        if self._is_bound and all(rest[key] == self._expected[key] for key in _STRUCTURE):
+            _update_groups(task, rest, tensors)
+        else:
+            self._rebind(rest, tensors)
         if task.lr_scheduler is not None:
             task.lr_scheduler.load_state_dict(join(rest["lr_scheduler"], tensors))
         for name, state in rest["extras"].items():
             task.extras[name].load_state_dict(join(state, tensors))
-        if self._lean:
-            _check_no_meta(task)
         return task, rest["progress"]
+
+    def _rebind(self, rest: Mapping[str, Any], tensors: Tensors) -> None:
+        for name, tensor in self._own.items():
+            if name not in tensors:
+                raise StateError(f"build made '{name}', which the state that arrived does not have")
+            if tensors[name] is not self._places.get(name):
+                _alias(tensor, tensors[name])
+        _bind_optimizer(self._task, self._own, rest, tensors)
+        if self._lean:
+            _check_no_meta(self._task)
 
 
 def bind(
@@ -279,20 +296,27 @@ def bind_new(task: Task, layout: Layout, arena: Arena) -> Task:
     return task
 
 
+def _fits(task: Task, rest: Mapping[str, Any]) -> bool:
+    return len(task.optimizer.param_groups) == len(rest["groups"])
+
+
 def _bind_optimizer(
     task: Task, own: Tensors, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    groups = task.optimizer.param_groups
-    if len(groups) != len(rest["groups"]):
+    if not _fits(task, rest):
         raise StateError(
-            f"build made {len(groups)} parameter groups where the state that arrived has "
-            f"{len(rest['groups'])}"
+            f"build made {len(task.optimizer.param_groups)} parameter groups where the state that "
+            f"arrived has {len(rest['groups'])}"
         )
-    for group, plain in zip(groups, rest["groups"], strict=True):
-        group.update(join(plain, tensors))
+    _update_groups(task, rest, tensors)
     task.optimizer.state.clear()
     for name, state in rest["optimizer"]:
         task.optimizer.state[own[name]] = join(state, tensors)
+
+
+def _update_groups(task: Task, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for group, plain in zip(task.optimizer.param_groups, rest["groups"], strict=True):
+        group.update(join(plain, tensors))
 
 
 def _alias(tensor: Tensor, place: Tensor) -> None:
