@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from mophpc.train.arena import allocate
 from mophpc.train.bind import Arena, Draft, layout_of, settle
 
 TAG = 7
-HALVES = {16: (192, 3), 100: (512, 3), 400: (768, 5), 3000: (1536, 9)}
+SHAPES = {16: (192, 3), 100: (512, 3), 400: (768, 5)}
 """Width and layers of a transformer, by the megabytes of its state with AdamW."""
 
 
@@ -54,7 +53,7 @@ class Bench:
         self.comm = MPI.COMM_WORLD
         self.rank = self.comm.Get_rank()
         self.transport = start_mpi()
-        self.shape = HALVES[megabytes]
+        self.shape = SHAPES[megabytes]
         torch.manual_seed(0)
         self.task = build(*self.shape)
         x = torch.zeros(1, 2, self.shape[0])
@@ -88,12 +87,19 @@ class Bench:
             lambda: self.comm.Recv([self.arena, MPI.BYTE], 0, TAG),
         )
 
-    def hop(self, *, bind: bool, checked: bool = False) -> float:
-        """Our hop, to the last byte or until a Task is bound to the state."""
+    def hop(self, *, built: str | None, checked: bool = False) -> float:
+        """Our hop, to the last byte, or until a Task is bound to the state.
+
+        Args:
+            built: when the Task is built: `before`, as a rank does that waits for a state which
+                another still trains; `meanwhile`; or not at all.
+            checked: with a checksum.
+        """
         self.step += 1
         if self.rank == 1:
             self.arena[:: 1 << 20] = 0
         incoming = Incoming(self.transport, self.arena, 0, TAG) if self.rank == 1 else None
+        before = self.draft(incoming) if incoming is not None and built == "before" else None
 
         def send() -> None:
             parcel = Parcel(0, self.step, self.arena, self.rest)
@@ -102,7 +108,7 @@ class Bench:
 
         def receive() -> None:
             assert incoming is not None
-            draft = self.draft(incoming) if bind else None
+            draft = self.draft(incoming) if built == "meanwhile" else before
             wait_until(incoming.test, flows=lambda: incoming.flows)
             if draft is not None:
                 draft.finish(incoming.parcel(0, self.step).rest)
@@ -158,32 +164,38 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("megabytes", type=int, nargs="+", choices=sorted(HALVES))
+    parser.add_argument("megabytes", type=int, nargs="+", choices=sorted(SHAPES))
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for megabytes in arguments.megabytes:
         bench = Bench(megabytes)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(bench.comm.bcast(scratch, 0)) / "state.pt"
-            ways: dict[str, Callable[[], float]] = {
-                "raw": bench.raw,
-                "hop": lambda: bench.hop(bind=False),
-                "hop, bound": lambda: bench.hop(bind=True),
-                "hop, checked, bound": lambda: bench.hop(bind=True, checked=True),
-                "pickled": bench.pickled,
-                "file": lambda: bench.filed(path),
-            }
-            found: dict[str, list[float]] = {way: [] for way in ways}
-            for number in range(arguments.rounds + 2):
-                for way, measure in ways.items():
-                    seconds = measure()
-                    if number >= 2:  # the first ones touch memory and caches
-                        found[way].append(seconds)
+        found = compare(bench, arguments.rounds)
         if bench.rank == 0:
             record = {"megabytes": megabytes, "nbytes": bench.layout.nbytes, "seconds": found}
             print(json.dumps(record), flush=True)
-    sys.stdout.flush()
+
+
+def compare(bench: Bench, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each way, in turns."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(bench.comm.bcast(scratch, 0)) / "state.pt"
+        ways: dict[str, Callable[[], float]] = {
+            "raw": bench.raw,
+            "hop": lambda: bench.hop(built=None),
+            "hop, bound": lambda: bench.hop(built="before"),
+            "hop, checked, bound": lambda: bench.hop(built="before", checked=True),
+            "hop, built and bound": lambda: bench.hop(built="meanwhile"),
+            "pickled": bench.pickled,
+            "file": lambda: bench.filed(path),
+        }
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 2):
+            for way, measure in ways.items():
+                seconds = measure()
+                if number >= 2:  # the first ones touch memory and caches
+                    found[way].append(seconds)
+        return found
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ KINDS = (
     "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send, or receive with
     #         transfer_s, exposed_s (of it while the rank had nothing to train), hidden (none was)
     "build",  # config, step: a Task was built while its state was on its way
-    "wait",  # config, step: the rank had nothing to train until this state came
+    "wait",  # config, step, cpu_s: the rank had nothing to train until this state came, and took
+    #          so much of a processor meanwhile
     "told",  # the rank had to wait until it was told its next visits
     "checkpoint",  # config, nbytes
     "end",  # spent (seconds of PARTS), most_arenas, start_rss_bytes, peak_rss_bytes: the rank has

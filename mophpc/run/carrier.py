@@ -181,10 +181,10 @@ class Carrier:
         visit = self._stops[position].visit
         if not self._stops[position].takes_arena:
             return self._kept.pop(visit.config_id)
-        start_s = self._events.now()
-        wait_until(lambda: self._is_here(position), self._check, lambda: self.flows)
-        end_s = self._events.now()
-        self._events.write("wait", start_s, end_s, config=visit.config_id, step=visit.step)
+        with self._events.timed("wait", config=visit.config_id, step=visit.step) as facts:
+            before_s = time.process_time()
+            wait_until(lambda: self._is_here(position), self._check, lambda: self.flows)
+            facts["cpu_s"] = time.process_time() - before_s
         self._queue.start()
         if position in self._reserved:
             return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
