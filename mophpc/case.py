@@ -11,7 +11,7 @@ from mophpc.costs_file import MOST_S, ConfigCosts, CostsFile, LinkCosts, load_co
 from mophpc.errors import CostsError, UserError
 from mophpc.experiment import EQUAL, MEASURED, MOST_CONFIGS, Experiment
 from mophpc.schedule import lower_bound
-from mophpc.schedule.costs import Costs, given_costs, owners_for
+from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_for
 from mophpc.schedule.policies import MOST_VISITS
 
 if TYPE_CHECKING:
@@ -245,6 +245,9 @@ def make_case(
     said = list(notes)
     if asked.costs == MEASURED:
         said.append(TAKEN_AS_EQUAL)
+    speeds = foreign_factors(given, asked.ranks)
+    if speeds is not None:
+        said.append(speeds)
     timed = asked.costs not in (None, EQUAL, MEASURED)
     costs_from = str(asked.costs) if timed else EQUAL
     if given is None:

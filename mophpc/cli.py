@@ -125,7 +125,8 @@ CostsFrom = Annotated[
     str | None,
     typer.Option(
         "--costs",
-        help="A costs file, 'equal', or seconds of every visit; what EXPERIMENT says by default.",
+        help="A costs file (JSON, as a run's costs.json), 'equal', or seconds of every visit; what "
+        "EXPERIMENT says by default.",
     ),
 ]
 Bandwidth = Annotated[
@@ -134,7 +135,9 @@ Bandwidth = Annotated[
 StateBytes = Annotated[
     int | None, typer.Option(min=0, max=2**62, help="Bytes of every config's state.")
 ]
-Rows = Annotated[int | None, typer.Option(min=1, help="Rows of a shard, where costs are per row.")]
+Rows = Annotated[
+    int | None, typer.Option(min=1, max=10**12, help="Rows of a shard, where costs are per row.")
+]
 
 
 @app.command()

@@ -130,15 +130,21 @@ def load_costs(path: Path) -> CostsFile:
         CostsError: it is missing, not JSON, or a field, key or type in it is wrong.
     """
     if not path.is_file():
-        raise CostsError(f"there is no costs file '{path}'")
+        found = "is no file" if path.exists() else "does not exist"
+        raise CostsError(
+            f"costs file '{path}' {found}; costs are 'equal', 'measured' by a run, or a file such "
+            f"as a run's costs.json"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
     except CostsError as error:
         raise CostsError(f"{path}: {error}") from error
     except OSError as error:
         raise CostsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise CostsError(f"{path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # bytes, depths and numbers that nobody means
+        raise CostsError(f"{path}: not JSON that can be read") from error
     if not isinstance(raw, dict):
         raise CostsError(f"{path}: holds a {type(raw).__name__}; allowed: an object with 'configs'")
     try:

@@ -227,7 +227,8 @@ def load_experiment(path: Path) -> Experiment:
         ExperimentError: the file is missing, not TOML, or a field, key or type in it is wrong.
     """
     if not path.is_file():
-        raise ExperimentError(f"there is no experiment file '{path}'")
+        found = "is no file" if path.exists() else "does not exist"
+        raise ExperimentError(f"experiment file '{path}' {found}; give a TOML file")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

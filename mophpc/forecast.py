@@ -55,6 +55,8 @@ class Forecast:
         if len(self.ratings) > 1:
             parts.append(format_ratings(self.ratings, unit=case.unit))
         head = f"policy {plan.policy}"
+        if len(self.ratings) > 1:
+            head += ", the shortest of these"
         visit_s = case.costs.visit_s
         if visit_s.min() < visit_s.max():
             head += "; below, every visit is one step, and --gantt draws its real length"

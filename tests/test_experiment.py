@@ -212,7 +212,7 @@ def test_the_same_is_said_of_a_python_call():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no experiment file '"),
+        (None, "does not exist; give a TOML file"),
         ("epochs = ", "not TOML: "),
         ("a = 1\na = 2\n", "not TOML: "),
         ("", "field '"),

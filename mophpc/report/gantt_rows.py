@@ -150,9 +150,10 @@ def facts(drawing: Drawing, num_hops: int) -> list[str]:
         _counted(plan.num_shards, "shard"),
         _counted(plan.num_epochs, "epoch"),
         f"policy {plain_text(plan.policy)}",
-        _counted(drawn, "visit"),
-        _counted(num_hops, "hop"),
+        _counted(drawing.total, "visit"),
     ]
+    if drawn == drawing.total:
+        parts.append(_counted(num_hops, "hop"))
     low, high = drawing.domain
     if drawn == drawing.total and drawn:
         busy_s = sum(span.end_s - span.start_s for span in drawing.spans)

@@ -16,7 +16,7 @@ from mophpc.run.costing import Pilot
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
 from mophpc.schedule.bounds import idle_advice
-from mophpc.schedule.costs import Costs, given_costs, owners_for
+from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_for
 from mophpc.schedule.plan import Plan, from_json, to_json, untimed
 from mophpc.search.space import Config
 from mophpc.train.checks import check_objective, ordinary_builds
@@ -85,6 +85,9 @@ class Planning:
     def _make(self, names: Sequence[str]) -> Plan:
         store, num_ranks = self._store, self._rooms.group.size
         given = None if self._pilot is None else self._pilot.costs
+        speeds = foreign_factors(given, num_ranks)
+        if speeds is not None:
+            self._rooms.view.note(speeds)
         owners = owners_for(given, store.num_shards, num_ranks, store.shard_rows)
         if given is not None:
             self.costs = given_costs(given, names, owners, num_ranks, store.shard_rows)
@@ -138,10 +141,17 @@ def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[st
         LaunchError: there is no such plan, or it is one of another experiment.
     """
     try:
-        record = json.loads(path.read_text())
-        plan = untimed(from_json(record))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LaunchError(f"plan '{path}' cannot be read: {error.strerror}") from error
+        raise LaunchError(
+            f"plan '{path}' cannot be read: {error.strerror}; give a run's plan.json"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise LaunchError(
+            f"'{path}' is no plan to replay: it is not JSON; give a run's plan.json"
+        ) from error
+    try:
+        plan = untimed(from_json(record))
     except (ValueError, PlanError) as error:
         raise LaunchError(
             f"'{path}' is no plan to replay: {error}; give a run's plan.json"
@@ -149,9 +159,15 @@ def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[st
     found = (plan.num_configs, plan.num_ranks, plan.num_shards, plan.num_epochs)
     for what, its, ours in zip(_SIZES, found, sizes, strict=True):
         if its != ours:
-            raise LaunchError(f"the plan '{path}' has {its} {what}, this run has {ours}")
+            raise LaunchError(
+                f"the plan '{path}' has {its} {what}, this run has {ours}; give the plan.json of a "
+                f"run of as many"
+            )
     if record.get("configs", list(names)) != list(names):
-        raise LaunchError(f"the plan '{path}' is of other configs than this experiment's")
+        raise LaunchError(
+            f"the plan '{path}' is of other configs than this experiment's; "
+            f"give the plan.json of a run of it"
+        )
     try:
         check_plan(plan)
     except PlanError as error:

@@ -96,8 +96,19 @@ def owners_for(
     """
     factors = None if given is None else given.rank_factors
     if factors is not None and len(factors) != num_ranks:
-        factors = None  # of other ranks; `given_costs` says so where it matters
+        factors = None  # of other ranks; `foreign_factors` says so
     return balance_shards(num_shards, num_ranks, factors, shard_rows)
+
+
+def foreign_factors(given: CostsFile | None, num_ranks: int) -> str | None:
+    """Return what to say of speeds that are of another number of ranks; None where they are not."""
+    factors = None if given is None else given.rank_factors
+    if factors is None or len(factors) == num_ranks or len(set(factors)) == 1:
+        return None
+    return (
+        f"the costs file has speeds of {len(factors)} ranks, and here are {num_ranks}: all are "
+        f"taken to be as fast as those in the mean"
+    )
 
 
 def given_costs(
@@ -117,7 +128,7 @@ def given_costs(
         shard_rows: rows of each shard; not needed where the file has seconds per visit.
 
     Raises:
-        CostsError: a config is missing, or a list has another length than shards or ranks.
+        CostsError: a config is missing, or a list has another length than there are shards.
     """
     given.check_names(names)
     visit_s = np.empty((len(names), len(owners)))
@@ -125,12 +136,7 @@ def given_costs(
         visit_s[config_id] = _visit_seconds(name, given.configs[name], len(owners), shard_rows)
     factors = given.rank_factors
     if factors is not None and len(factors) != num_ranks:
-        if len(np.unique(factors)) > 1:
-            raise CostsError(
-                f"the costs file has factors of {len(factors)} ranks, the plan has {num_ranks}; "
-                f"take rank_factors out, or give {num_ranks}"
-            )
-        factors = (factors[0],) * num_ranks
+        factors = (float(np.mean(factors)),) * num_ranks  # which rank is which is not known
     if factors is not None:
         visit_s *= np.array(factors)[np.asarray(owners)]
     hop_s = np.zeros(len(names))

@@ -113,8 +113,17 @@ def test_fewer_configs_than_ranks(tmp_path, store):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"schedule": mophpc.Schedule(costs="none.json")}, CostsError, "no costs file 'none.json'"),
+        (
+            {"schedule": mophpc.Schedule(costs="none.json")},
+            CostsError,
+            "costs file 'none.json' does not",
+        ),
         ({"replay": Path("none.json")}, LaunchError, "plan 'none.json' cannot be read"),
+        (
+            {"replay": "deep"},
+            LaunchError,
+            r"plan\.json' is no plan to replay: it is not JSON; give",
+        ),
         ({"epochs": 2, "replay": "plan"}, LaunchError, "has 3 epochs, this run has 2"),
         ({"space": {"width": [4], "lr": [0.05]}, "replay": "plan"}, LaunchError, "has 4 configs"),
         (
@@ -128,6 +137,9 @@ def test_mistakes(tmp_path, store, settings, error, message):
     if settings.get("replay") == "plan":
         run(tmp_path / "first", store, 2)
         settings = settings | {"replay": tmp_path / "first" / "plan.json"}
+    if settings.get("replay") == "deep":
+        settings = {"replay": tmp_path / "plan.json"}
+        settings["replay"].write_text("[" * 100_000)
     with pytest.raises(error, match=message):
         run(tmp_path / "run", store, 2, **settings)
     assert not (tmp_path / "run" / "experiment.toml").exists()

@@ -125,7 +125,7 @@ def test_a_picture_that_cannot_be_written(
 def test_no_experiment(capsys: Capture, tmp_path: Path) -> None:
     status, _, err = local_run(capsys, tmp_path / "no.toml", tmp_path / "run")
     assert status == 2
-    assert "there is no experiment file" in complaint(err)
+    assert "does not exist; give a TOML file" in complaint(err)
 
 
 @pytest.mark.parametrize("command_name", ["run", "plan"])
