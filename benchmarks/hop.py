@@ -101,7 +101,7 @@ class Bench:
     def slow_link(self) -> None:
         """Hops that take as long as visits, over a slow link."""
         exposed, predicted = [], []
-        visit_s, state_mb = 0.25, 25.0  # 0.2 s on the wire, which both directions share
+        visit_s, state_mb = 0.18, 12.5  # 0.1 s on the wire, 0.2 s where both directions share it
         for number in range(self.rounds):
             configs = [{"visit_s": visit_s + 0.001 * i, "state_mb": state_mb} for i in range(8)]
             toml = self.experiment("slow", 2, configs, 4, "measured")
@@ -114,12 +114,15 @@ class Bench:
             predicted.append(makespan(run) / planned["makespan_s"] - 1)
             transfer = statistics.median(e["transfer_s"] for e in hops)
             print(f"slow link: a hop takes {transfer:.3f} s, a visit {visit_s} s", flush=True)
-        share, off = statistics.median(exposed), statistics.median(predicted)
+        share, off = statistics.median(exposed), abs(statistics.median(predicted))
         self.row(
             "1 Gbit/s: exposed / transfer time", "0.05 or less", spread(exposed), met=share <= 0.05
         )
         self.row(
-            "1 Gbit/s: makespan / planned - 1", "0.03 or less", spread(predicted), met=off <= 0.03
+            "1 Gbit/s: makespan / planned - 1",
+            "0.03 either way",
+            spread(predicted),
+            met=off <= 0.03,
         )
 
     def waiting(self) -> None:

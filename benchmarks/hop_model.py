@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mophpc import Task
 
-BATCH = 20
+BATCH = 1000  # a visit is a batch or two: all else is cost
 
 
 class Ballast(nn.Module):

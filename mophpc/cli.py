@@ -265,6 +265,10 @@ def run(
         raise UserError(
             f"--ranks {ranks} is for --transport local; with MPI, start with mpirun -n {ranks}"
         )
+    if replay is not None and costs is not None:
+        raise UserError(
+            f"--costs {costs} is for planning, and --replay {replay} walks a plan; leave one out"
+        )
     found = with_costs(load_experiment(experiment), costs)
     results = run_experiment(
         found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay

@@ -173,7 +173,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _some(names: list[str]) -> str:
     more = len(names) - _MOST_SHOWN
-    shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
+    shown = ", ".join(map(repr, names[:_MOST_SHOWN]))  # a name may hold anything
     return f"{shown} and {more} more" if more > 0 else shown
 
 

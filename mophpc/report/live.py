@@ -13,6 +13,7 @@ from mophpc.report.usage import usage_table
 from mophpc.schedule import Plan, Prediction, predicted, time_left_s
 from mophpc.search.space import Config
 
+BAR_EVERY_S = 0.1
 LINE_EVERY_S = 10.0
 """At most so often does a plain log get a line about visits."""
 
@@ -38,7 +39,7 @@ class LiveView:
         self._prediction: Prediction | None = None
         self._progress: Progress | None = None
         self._best = ""
-        self._next_line_s = 0.0
+        self._next_s = 0.0
         self._begun_s = 0.0
         self._end_s: float | None = None
 
@@ -80,9 +81,14 @@ class LiveView:
 
     def visited(self, elapsed_s: float, visits: int) -> None:
         """Show how far the plan is."""
-        if self._prediction is None:
-            return
         elapsed_s = time.monotonic() - self._begun_s
+        if self._prediction is None or self._mode == "off":
+            return
+        total = self._prediction.plan.num_visits
+        # The time left is found from all visits, and these may be of milliseconds.
+        if elapsed_s < self._next_s and (self._progress is None or visits < total):
+            return
+        self._next_s = elapsed_s + (LINE_EVERY_S if self._progress is None else BAR_EVERY_S)
         left_s = time_left_s(self._prediction, elapsed_s, visits)
         if self._end_s is not None:
             left_s = max(0.0, self._end_s - time.monotonic())
@@ -91,9 +97,7 @@ class LiveView:
             self._progress.update(
                 self._bar, completed=visits, rate=rate, left=_clock(left_s), best=self._best or "-"
             )
-        elif self._mode == "lines" and elapsed_s >= self._next_line_s:
-            self._next_line_s = elapsed_s + LINE_EVERY_S
-            total = self._prediction.plan.num_visits
+        else:
             best = f", best {self._best}" if self._best else ""
             self.note(f"visits {visits}/{total}, {rate}, {_clock(left_s)} left{best}")
 

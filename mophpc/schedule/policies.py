@@ -24,6 +24,10 @@ MOST_VISITS = 10_000_000
 """A plan of so many takes minutes and some gigabytes to make."""
 
 
+MOST_RANKS = 4096
+"""The idle ones cost planning time too: it grows with the square of the ranks."""
+
+
 class Policy(Protocol):
     """Orders the visits of every rank; `owners` maps shard to rank.
 
@@ -169,6 +173,10 @@ def _check_sizes(
         raise ExperimentError(
             f"{num_configs} configs x {num_shards} shards x {num_epochs} epochs are {num_visits} "
             f"visits; at most {MOST_VISITS} can be planned"
+        )
+    if num_ranks > MOST_RANKS:
+        raise ExperimentError(
+            f"{num_ranks} ranks are too many to plan for; at most {MOST_RANKS} are allowed"
         )
 
 

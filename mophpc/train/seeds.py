@@ -6,6 +6,8 @@ Anyone can reproduce these with numpy and torch; `mophpc verify` does.
 from __future__ import annotations
 
 import random
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,22 @@ def seed_generators(seed: int, epoch: int, shard: int, purpose: int) -> None:
     seed_all(drawn)
 
 
+@cache
+def _device() -> ModuleType | None:
+    """Return torch's module of the accelerator of this process, as `torch.cuda`, or None."""
+    if not torch.accelerator.is_available():
+        return None
+    found: ModuleType = torch.get_device_module(torch.accelerator.current_accelerator())
+    return found
+
+
 def seed_all(number: int) -> None:
     """Seed the generators of torch, numpy (which takes 32 bits) and `random`."""
-    torch.manual_seed(number)
+    # As `torch.manual_seed`, which also formats a traceback for each kind of device that is not
+    # there: three of them take longer than a small visit.
+    torch.default_generator.manual_seed(number)
+    device = _device()
+    if device is not None:
+        getattr(device, "manual_seed_all", device.manual_seed)(number)
     np.random.seed(number & 0xFFFFFFFF)  # users' transforms may draw from it
     random.seed(number)

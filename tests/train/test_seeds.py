@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mophpc.train.batches import InMemory, batches
-from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
+from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_all, seed_generators
 
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(0, 5)
@@ -45,6 +45,14 @@ def test_the_generators_are_seeded_as_documented(seed, epoch, shard, purpose):
     assert torch.equal(drawn[0], torch.rand(3))
     assert (drawn[1] == np.random.rand(3)).all()
     assert drawn[2] == random.random()
+
+
+def test_seeding_formats_no_tracebacks(monkeypatch):
+    def fail(*_):
+        raise AssertionError("slow")
+
+    monkeypatch.setattr("traceback.format_stack", fail)
+    seed_all(1)
 
 
 def test_visits_and_evaluations_draw_differently():
