@@ -46,9 +46,13 @@ def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
 
 def clear_gradients(task: Task) -> None:
     """Let go of all gradients, also of parameters that no optimizer has; they do not hop."""
-    task.optimizer.zero_grad(set_to_none=True)
+    # Not by `zero_grad`, which takes longer than all else here, to be seen by torch's profiler.
+    for group in task.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
     for _, module in modules_of(task):
-        module.zero_grad(set_to_none=True)
+        for parameter in module.parameters():
+            parameter.grad = None
 
 
 def module_tensors(task: Task) -> Tensors:
