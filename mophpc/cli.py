@@ -309,6 +309,30 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    store: Annotated[
+        Path | None, typer.Argument(help="Store whose reading is timed; none by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will meet here, and what to do about it; start it as a run is started.
+
+    Example: mpirun -n 4 mophpc doctor digits.zarr
+    """
+    from mophpc.data import open_store
+    from mophpc.doctor.examine import examine
+
+    report = examine(None if store is None else open_store(store))
+    if report is None:
+        return
+    print(json.dumps(report.record(), indent=1) if as_json else report.text())
+    if report.is_broken:
+        _end_others(1)
+    if report.has_problem:
+        raise typer.Exit(1)
+
+
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{option} is '{value}'; allowed: {', '.join(allowed)}")

@@ -26,6 +26,24 @@ def launched_ranks(environ: Mapping[str, str]) -> tuple[int, str] | None:
     return None
 
 
+_LOCAL_RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "PMI_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "SLURM_LOCALID",
+)
+
+
+def launched_local_rank(environ: Mapping[str, str]) -> int | None:
+    """Return this process's number among those of its host, as the launcher tells it, or None."""
+    for variable in _LOCAL_RANK_VARIABLES:
+        value = environ.get(variable, "")
+        if value.isdigit():
+            return int(value)
+    return None
+
+
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID")
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "mophpc"
 
 BASE = {"_version", "errors", "files", "events", "loading", "launcher", "experiment", "costs_file"}
 ROOMS = {"search", "schedule", "data", "train", "hop"}
-FACE = {"", "cli", "__main__", "case", "forecast", "preview", "simulation", "verify"}
+FACE = {"", "cli", "__main__", "case", "forecast", "doctor", "preview", "simulation", "verify"}
 FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
 """From the ground up; `` is the package itself. A module imports from its own room and below, and
 the rooms of one floor do not know each other; those of the base are one room."""
@@ -30,6 +30,7 @@ THIRD_PARTY = {
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
     "cli": {"typer"},
+    "doctor": {"numpy", "torch"},
 }
 ALSO = {
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI

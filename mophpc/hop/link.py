@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -66,7 +66,7 @@ def measure_link(transport: Transport, group: Group, nbytes: int, *, rounds: int
     if group.size == 1:
         return Link(0.0, FREE_BYTES_PER_S)
     size = min(max(nbytes, LEAST_BYTES), MOST_BYTES)
-    ring = _Ring(transport, group, size)
+    ring = Ring(transport, group, size)
     # A rank that comes late delays those after it, each once and one round after the other; so
     # after a round for each rank, all go on together.
     tiny_s = ring.time(TINY_BYTES, warm_up=group.size, rounds=rounds)
@@ -78,12 +78,18 @@ def measure_link(transport: Transport, group: Group, nbytes: int, *, rounds: int
     return Link(latency_s, size / max(large_s - latency_s, large_s / 2))
 
 
-class _Ring:
-    """Hops of all ranks at once, each to the next rank."""
+class Ring:
+    """Hops of all ranks at once, each to the next rank.
+
+    Args:
+        transport: that of the visits, with no hop under way.
+        group: its ranks, of which there are two at least.
+        most_bytes: the largest state.
+    """
 
     def __init__(self, transport: Transport, group: Group, most_bytes: int) -> None:
         self._transport = transport
-        self._check = group.check  # the same signals end this waiting
+        self._group = group
         # Both are written to: memory is only there once it has been touched.
         self._own: Buffer = np.full(most_bytes, 1, dtype=np.uint8)
         self._arena: Buffer = np.full(most_bytes, 2, dtype=np.uint8)
@@ -93,19 +99,43 @@ class _Ring:
         """Collective. Return the median seconds of `rounds` hops, after some that do not count."""
         return median([self._round(nbytes) for _ in range(warm_up + rounds)][warm_up:])
 
-    def _round(self, nbytes: int) -> float:
-        rank, size = self._transport.rank, self._transport.size
+    def exposed(self, nbytes: int, compute: Callable[[Callable[[], bool]], None]) -> float:
+        """Collective. Compute while a hop is under way; return the seconds that it took longer.
+
+        Args:
+            nbytes: of state.
+            compute: is given a function that lets the hop progress and tells whether bytes flow.
+        """
+        self._group.barrier()
+        outgoing, incoming = self._begin(nbytes)
+
+        def step() -> bool:
+            outgoing.test()
+            incoming.test()
+            return outgoing.flows or incoming.flows
+
+        compute(step)
         begin_s = time.perf_counter()
+        self._end(outgoing, incoming)
+        return time.perf_counter() - begin_s
+
+    def _round(self, nbytes: int) -> float:
+        begin_s = time.perf_counter()
+        outgoing, incoming = self._begin(nbytes)
+        self._end(outgoing, incoming)
+        return time.perf_counter() - begin_s
+
+    def _begin(self, nbytes: int) -> tuple[Outgoing, Incoming]:
+        rank, size = self._transport.rank, self._transport.size
         incoming = Incoming(self._transport, self._arena[:nbytes], (rank - 1) % size, _TAG)
         parcel = Parcel(0, self._step, self._own[:nbytes])
-        outgoing = Outgoing(self._transport, parcel, (rank + 1) % size, _TAG)
+        return Outgoing(self._transport, parcel, (rank + 1) % size, _TAG), incoming
 
+    def _end(self, outgoing: Outgoing, incoming: Incoming) -> None:
         def done() -> bool:
             sent, received = outgoing.test(), incoming.test()  # both, so that both progress
             return sent and received
 
-        wait_until(done, self._check, lambda: outgoing.flows or incoming.flows)
-        seconds = time.perf_counter() - begin_s
+        wait_until(done, self._group.check, lambda: outgoing.flows or incoming.flows)
         incoming.parcel(0, self._step)  # the ranks are in step
         self._step += 1
-        return seconds

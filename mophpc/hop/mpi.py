@@ -75,6 +75,17 @@ def library_version() -> str:
     return f"{name} {'.'.join(map(str, version))}"
 
 
+def thread_level() -> str:
+    """Return what this MPI allows threads to do: `single`, `funneled`, `serialized`, `multiple`."""
+    levels = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+        MPI.THREAD_MULTIPLE: "multiple",
+    }
+    return levels[MPI.Query_thread()]
+
+
 def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
     """Initialise MPI and return this process's transport. Collective.
 

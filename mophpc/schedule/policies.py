@@ -24,7 +24,7 @@ MOST_VISITS = 10_000_000
 """A plan of so many takes minutes and some gigabytes to make."""
 
 
-MOST_RANKS = 4096
+MOST_RANKS = 8192
 """The idle ones cost planning time too: it grows with the square of the ranks."""
 
 

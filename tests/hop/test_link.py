@@ -126,7 +126,7 @@ def test_a_hop_takes_its_latency_and_the_bytes():
 
 def test_noise_makes_no_link_infinitely_fast(monkeypatch):
     seconds = {link_module.TINY_BYTES: 0.2, LEAST_BYTES: 0.1}
-    monkeypatch.setattr(link_module._Ring, "time", lambda self, nbytes, **_: seconds[nbytes])
+    monkeypatch.setattr(link_module.Ring, "time", lambda self, nbytes, **_: seconds[nbytes])
 
     def body(transport):
         return measure_link(transport, Group(transport), LEAST_BYTES)
@@ -141,7 +141,7 @@ def test_the_slowest_rank_decides(monkeypatch):
         rank = ring._transport.rank
         return 0.1 + rank / 10 if nbytes == link_module.TINY_BYTES else 9.0 - rank
 
-    monkeypatch.setattr(link_module._Ring, "time", time_of)
+    monkeypatch.setattr(link_module.Ring, "time", time_of)
     found = in_threads(3, lambda transport: measure_link(transport, Group(transport), 9 << 20))
     all_well(found)
     latency_s = 0.1 + 2 / 10

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mpi_launch import end, launched, mpirun
+from mpi_launch import end, is_open_mpi, launched, mpirun
 from whole_testing import command, complaint, journal_is_whole
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
@@ -52,6 +54,37 @@ def test_a_run_from_measured_costs_is_verified_and_walked_again(
     done = mpirun(2, "mophpc", "run", toml, *known)
     assert done.returncode == 0, done.stderr
     assert "timed a few batches" not in done.stderr
+
+
+def test_the_doctor_sees_all_ranks() -> None:
+    done = mpirun(2, "mophpc", "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    page = json.loads(done.stdout)
+    assert [facts["rank"] for facts in page["ranks"]] == [0, 1]
+    assert all(facts["wire"]["bytes_per_s"] > 0 for facts in page["ranks"])
+    topics = {finding["topic"] for finding in page["findings"]}
+    assert {"MPI", "threads", "versions", "host", "GPU", "disk", "hops", "overlap"} <= topics
+    assert not any(finding["level"] == "problem" for finding in page["findings"])
+
+
+def test_the_doctor_alone(capsys: Capture, tmp_path: Path) -> None:
+    status, out, _ = command(capsys, "doctor")
+    assert status == 0
+    assert "no launcher: nothing between ranks was looked at" in out
+    status, _, err = command(capsys, "doctor", tmp_path / "none.zarr")
+    assert status == 2
+    assert "none.zarr" in complaint(err)
+
+
+def test_the_doctor_names_a_launcher_of_another_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "PMI_SIZE" if is_open_mpi() else "OMPI_COMM_WORLD_SIZE"
+    monkeypatch.setenv(variable, "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "mophpc", "doctor"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "problem  launcher" in done.stdout
+    assert "the launcher is that of " in done.stdout
 
 
 @pytest.mark.slow

@@ -242,7 +242,7 @@ WRONG = [
     (["plan", "--configs", 100_000, "--ranks", 2], "--configs is 100000; at most 32768"),
     (["plan", "--configs", 9, "--ranks", 10**12], "at most 10000000 can be planned, so take fewer"),
     (["plan", "--configs", 1, "--ranks", 10**6], "1000000 ranks are too many to plan for; at most"),
-    (["simulate", "--configs", 1, "--ranks", 5000], "5000 ranks are too many to plan for; at most"),
+    (["simulate", "--configs", 1, "--ranks", 9000], "9000 ranks are too many to plan for; at most"),
     (["run", "a.toml", "--out", "a", "--replay", "p", "--costs", "equal"], "plan; leave one out"),
     (["plan", "no.toml", "--ranks", 2], "experiment file 'no.toml' does not exist"),
     (["simulate", "--ranks", 4], "give an EXPERIMENT, --configs N, or --costs with a costs file"),
