@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
+
+from mophpc.doctor.surroundings import apart
 
 TEST_S = 120.0
 LAUNCHED = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "MPI_LOCAL", "PALS_", "SLURM_")
@@ -43,16 +43,9 @@ def gpu_aware(environ: Mapping[str, str] = os.environ) -> str:
     """
     clean = {k: v for k, v in environ.items() if not k.startswith(LAUNCHED)}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TEST],
-            capture_output=True,
-            text=True,
-            timeout=TEST_S,
-            check=False,
-            env=clean,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no: it took more than {TEST_S:g} s"
+        done = apart(_TEST, clean, TEST_S)
+    except RuntimeError as error:
+        return f"no: {error}"
     if done.returncode != 0:
         return f"no: the test ended with status {done.returncode}"
     return "yes" if done.stdout.strip().endswith("equal") else "no: other bytes arrived"

@@ -94,23 +94,34 @@ def shared_memory_bytes() -> int | None:
     return shutil.disk_usage(path).total if path.is_dir() else None
 
 
-def ask_mpi_alone(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the MPI's name and thread level, found in a process of its own.
+def apart(
+    program: str, environ: Mapping[str, str], limit_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in a process of its own, where a crash is only an answer.
 
     Raises:
-        RuntimeError: MPI does not start there.
+        RuntimeError: it took longer than `limit_s` seconds.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK],
+        return subprocess.run(
+            [sys.executable, "-c", program],
             capture_output=True,
             text=True,
-            timeout=ALONE_S,
+            timeout=limit_s,
             check=False,
             env=dict(environ),
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"MPI did not start within {ALONE_S:g} s") from error
+        raise RuntimeError(f"it took more than {limit_s:g} s") from error
+
+
+def ask_mpi_alone(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the MPI's name and thread level, found in a process of its own.
+
+    Raises:
+        RuntimeError: MPI does not start there, or not in time.
+    """
+    done = apart(_ASK, environ, ALONE_S)
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
