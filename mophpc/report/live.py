@@ -110,7 +110,7 @@ class LiveView:
     def spent(self, ranks: list[dict[str, float]]) -> None:
         """Show what the ranks spent their time on."""
         if self._mode != "off":
-            self._console.print(usage_table(ranks))
+            self._console.print("", usage_table(ranks), "")
 
     def end(self) -> None:
         """Take the bar away."""
