@@ -208,8 +208,9 @@ class StreamedShard:
                     continue
                 if stop.is_set():
                     return arrays
-                rows = self._part.read(field, start, end)
-                out[sorter[low:high]] = rows[ranked[low:high] - start]
+                # Without a name for the span: it would live on while the next one is read.
+                chosen = ranked[low:high] - start
+                out[sorter[low:high]] = self._part.read(field, start, end)[chosen]
             arrays[field.name] = out
         return arrays
 
