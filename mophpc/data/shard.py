@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,10 @@ class LoadedShard:
         yield self._arrays, order
 
 
+GONE_S = 0.1
+"""Who keeps blocks longer than that has memory for them."""
+
+
 class StreamedShard:
     """A shard on disk, gathered block by block in the order asked for.
 
@@ -182,21 +187,29 @@ class StreamedShard:
         step = max(self._block_rows // batch_size, 1) * batch_size
         cuts = [order[start : start + step] for start in range(0, len(order), step)]
         stop = threading.Event()
-        pending = [_Ahead(partial(self._gather, cut, stop)) for cut in cuts[:1]]
+        gone = threading.Event()
+        gone.set()
+        pending = [_Ahead(partial(self._gather, cut, stop, gone)) for cut in cuts[:1]]
         try:
             for cut, following in zip(cuts, [*cuts[1:], None], strict=True):
                 arrays = pending.pop().result()
-                # Only now: no more than two blocks exist at a time.
+                # Only now, and when the block before is gone, which the caller has until it is
+                # given this one: no more than two blocks exist at a time.
                 if following is not None:
-                    pending.append(_Ahead(partial(self._gather, following, stop)))
+                    pending.append(_Ahead(partial(self._gather, following, stop, gone)))
+                gone = threading.Event()
+                weakref.finalize(next(iter(arrays.values())), gone.set)
                 yield arrays, np.arange(len(cut))
         finally:
             stop.set()
             for ahead in pending:
                 ahead.join()
 
-    def _gather(self, order: NDArray[np.int64], stop: threading.Event) -> Arrays:
-        """Return the rows `order`, or less once `stop` is set."""
+    def _gather(
+        self, order: NDArray[np.int64], stop: threading.Event, gone: threading.Event
+    ) -> Arrays:
+        """Return the rows `order`, or less once `stop` is set; begin when `gone` is."""
+        gone.wait(GONE_S)
         sorter = np.argsort(order, kind="stable")
         ranked = order[sorter]
         arrays: Arrays = {}
