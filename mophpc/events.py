@@ -13,10 +13,12 @@ from mophpc.files import LineWriter
 KINDS = (
     "load",  # shard, rows, nbytes: a shard was read
     "probe",  # config: its state was laid out
+    "compile",  # config: what its visits run was compiled
     "pilot",  # config: a few of its batches were timed
     "link",  # hops between neighbours were timed
     "plan",  # makespan_s, pilot_s: the first plan was made
-    "visit",  # config, epoch, shard, rows, data_s: training, with bind and release
+    "visit",  # config, epoch, shard, rows, data_s, copy_s (waiting for the state to get to the
+    #           device): training, with bind and release
     "eval",  # config, epoch
     "hop",  # config, step, source, dest, nbytes, header_nbytes, direction: send, or receive with
     #         transfer_s, exposed_s (of it while the rank had nothing to train), hidden (none was)
@@ -30,7 +32,8 @@ KINDS = (
 )
 
 PARTS = ("compute_s", "evaluation_s", "exposed_hop_s", "data_s", "checkpoint_s", "idle_s")
-"""Of a rank's visits, in seconds: `exposed_hop_s` is waiting for a state that was on its way,
+"""Of a rank's visits, in seconds: `exposed_hop_s` is waiting for a state that was on its way to
+the rank or from there to its device,
 `data_s` is making batches ready, `idle_s` is all the rest of the waiting."""
 
 

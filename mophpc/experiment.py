@@ -118,6 +118,25 @@ class Hop(_Settings):
     hundredth of the visits' time, or nobody knows what they take."""
 
 
+class Device(_Settings):
+    """What the ranks train on."""
+
+    use: Literal["auto", "cpu", "cuda", "twin"] = "auto"
+    """`auto` is a GPU where there is one; `twin` stands in for one on the CPU, to try staging."""
+    indices: list[Annotated[int, Field(ge=0, lt=1024)]] = []
+    """GPU of each rank of a host, by local rank, as in [0, 0, 1, 1]; empty: one after the other."""
+    deterministic: bool = True
+    """Whether a GPU may use only algorithms that give equal bytes each time."""
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    """A rank's budget on the device for rows, which stay there where they fit. None: half of what
+    is free, shared with the other ranks that use the device."""
+    buffers: Annotated[int, Field(ge=2, le=64)] = 3
+    """States on the device at a time: the one that trains, the next one and the last one."""
+    direct: bool = False
+    """Whether states are sent from GPU memory, where a test proves that the MPI can, and hops have
+    no checksum; else they are always staged through the host."""
+
+
 class Search(_Settings):
     """How configs are made."""
 
@@ -138,6 +157,7 @@ class Experiment(_Settings):
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     hop: Hop = Hop()
+    device: Device = Device()
     search: Search = Search()
     space: dict[Name, Annotated[list[Value], Field(min_length=1)]] = {}
     """Hyperparameter to the values to try."""
@@ -253,6 +273,14 @@ def load_experiment(path: Path) -> Experiment:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         raise ExperimentError(f"{path}: {explain(error)}") from error
+
+
+def with_device(experiment: Experiment, use: str | None) -> Experiment:
+    """Return the experiment with another kind of device; None changes none."""
+    if use is None:
+        return experiment
+    device = experiment.device.model_copy(update={"use": use})
+    return experiment.model_copy(update={"device": device})
 
 
 def with_costs(experiment: Experiment, costs: str | None) -> Experiment:

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 
 from mophpc.data.shard import check_store
 from mophpc.data.store import StoreInfo, open_store
-from mophpc.errors import RunFolderError, StoreError
+from mophpc.errors import LaunchError, RunFolderError, StoreError
 from mophpc.experiment import Experiment, load_experiment
 from mophpc.loading import source_sha256
 from mophpc.train.batches import InMemory
+from mophpc.train.compiling import compile_models
+from mophpc.train.device import LOOK_EVERY, be_deterministic
 from mophpc.train.evaluation import evaluate
 from mophpc.train.task import Task
 
@@ -98,10 +100,28 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
         else "state that is kept outside model, loss, optimizer, lr_scheduler and extras cannot hop"
     )
     torch.set_num_threads(experiment.threads)
-    shards = _Shards(info)
+    shards = _Shards(info, device_of(experiment))
     for row in chosen:
         again = state_sha256(train_again(experiment, build, row, shards))
         yield Verdict(row["config_id"], row["config"], row["state_sha256"], again, note)
+
+
+def device_of(experiment: Experiment) -> torch.device:
+    """Return the device of the kind that the run had.
+
+    Raises:
+        LaunchError: this machine has none.
+    """
+    if experiment.device.use != "cuda":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LaunchError(
+            "the run trained on a GPU, and this machine has none; verify it where there is one, "
+            "since a CPU rounds differently"
+        )
+    if experiment.device.deterministic:
+        be_deterministic()
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _results(run: Path) -> list[dict[str, Any]]:
@@ -134,7 +154,8 @@ def _choose(rows: list[dict[str, Any]], configs: Sequence[str]) -> list[dict[str
 class _Shards:
     """Rows of the store, as tensors, read with zarr alone."""
 
-    def __init__(self, info: StoreInfo) -> None:
+    def __init__(self, info: StoreInfo, where: torch.device) -> None:
+        self.where = where
         self._info = info
         self._group = zarr.open_group(info.path, mode="r")
         self._kept: dict[int, Fields] = {}
@@ -159,7 +180,8 @@ class _Shards:
         found = {}
         for field in self._info.fields:
             array = self._group[f"{split}/{field.name}"]
-            found[field.name] = torch.from_numpy(np.array(array[start:stop]))  # type: ignore[index]  # an array
+            rows = torch.from_numpy(np.array(array[start:stop]))  # type: ignore[index]  # an array
+            found[field.name] = rows.to(self.where)
         return found
 
 
@@ -170,6 +192,10 @@ def train_again(
     seed = experiment.seed
     _seed_all(seed)
     task: Task = build(dict(row["hyperparameters"]))
+    _move(task, shards.where)
+    compile_models(task)
+    # On a GPU, and on its stand-in, losses are looked at from time to time.
+    look_every = 1 if experiment.device.use in ("auto", "cpu") else LOOK_EVERY
     route = row["route"]
     loss_sum, rows = 0.0, 0
     for step, visit in enumerate(route):
@@ -184,19 +210,68 @@ def train_again(
             task.loss.train()
         _clear_gradients(task)
         visit_sum = 0.0
+        unseen: list[tuple[Any, int]] = []
         for start in range(0, total, task.batch_size):
-            index = torch.from_numpy(order[start : start + task.batch_size])
-            loss = _step(task, {name: tensor[index] for name, tensor in fields.items()})
-            if not math.isfinite(loss):
-                return task
-            visit_sum += loss * len(index)
-            rows += len(index)
+            index = torch.from_numpy(order[start : start + task.batch_size]).to(shards.where)
+            batch = {name: tensor[index] for name, tensor in fields.items()}
+            unseen.append((_step(task, batch, look=look_every == 1), len(index)))
+            if len(unseen) < look_every and start + task.batch_size < total:
+                continue
+            for loss, size in unseen:
+                if not math.isfinite(loss):
+                    return task
+                visit_sum += float(loss) * size
+                rows += size
+            unseen.clear()
         loss_sum += visit_sum  # the sum of a visit, then of an epoch: other orders round otherwise
         last_of_epoch = step + 1 == len(route) or route[step + 1]["epoch"] != epoch
         if last_of_epoch:
             _end_epoch(task, shards, _draw(seed, epoch, 0, 2), loss_sum / rows)
             loss_sum, rows = 0.0, 0
     return task
+
+
+def _move(task: Task, where: torch.device) -> None:
+    """Bring a Task that was built on the CPU to the device."""
+    task.place(where)
+    if where.type == "cpu":
+        return
+    parts = (task.model, task.eval_model, task.loss, *task.metrics.values(), *task.extras.values())
+    for part in parts:
+        if isinstance(part, nn.Module):
+            part.to(where)
+    optimizers = [e for e in task.extras.values() if isinstance(e, torch.optim.Optimizer)]
+    for optimizer in (task.optimizer, *optimizers):
+        for state in optimizer.state.values():
+            counts = {"step"}  # torch keeps them on the CPU
+            state.update({k: v.to(where) for k, v in _tensors(state).items() if k not in counts})
+    for extra in task.extras.values():
+        if not isinstance(extra, nn.Module | torch.optim.Optimizer):
+            state = extra.state_dict()
+            if _has_tensor(state):
+                extra.load_state_dict(_moved(state, where))
+
+
+def _tensors(state: Mapping[str, Any]) -> Fields:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _has_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_tensor(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_has_tensor(item) for item in value)
+    return isinstance(value, Tensor)
+
+
+def _moved(value: Any, where: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(where)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, where) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item, where) for item in value)
+    return value
 
 
 def _clear_gradients(task: Task) -> None:
@@ -217,25 +292,30 @@ def _seed_all(number: int) -> None:
     random.seed(number)
 
 
-def _step(task: Task, batch: Fields) -> float:
+def _step(task: Task, batch: Fields, *, look: bool) -> Any:
+    """Train a batch; return its loss, before the backward pass where that is looked at and bad."""
     if task.batch_transform is not None:
         batch = task.batch_transform(batch)
     if task.training_step is not None:
-        stepped = task.training_step(task, batch)
-        loss = stepped.item() if isinstance(stepped, Tensor) else float(stepped)
-        if not math.isfinite(loss):
+        loss = task.training_step(task, batch)
+        loss = loss.detach() if isinstance(loss, Tensor) else loss
+        if look and not math.isfinite(loss):
             return loss
     else:
         task.optimizer.zero_grad()
-        output = task.loss(task.model(batch[task.inputs]), batch[task.targets])
-        loss = output.item()
-        if not math.isfinite(loss):
+        with task.autocast():
+            output = task.loss(task.model(batch[task.inputs]), batch[task.targets])
+        loss = output.detach()
+        if look and not math.isfinite(loss):
             return loss
-        output.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        scaler = task.scaler or torch.amp.GradScaler(enabled=False)
+        scaler.scale(output).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if task.clip_grad_norm is not None:
+            scaler.unscale_(task.optimizer)
             trained = [p for group in task.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, task.clip_grad_norm)
-        task.optimizer.step()
+        scaler.step(task.optimizer)
+        scaler.update()
     if task.lr_scheduler is not None and task.scheduler_interval == "step":
         task.lr_scheduler.step()
     return loss
@@ -265,7 +345,7 @@ def state_sha256(task: Task) -> str:
         tensor = tensors[name].detach()
         dtype = str(tensor.dtype).removeprefix("torch.")
         total.update(f"{name}\n{dtype}\n{','.join(map(str, tensor.shape))}\n".encode())
-        total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        total.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

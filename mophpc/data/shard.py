@@ -42,6 +42,11 @@ class ShardReader(Protocol):
         """Bytes of all rows in memory."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are all in memory, and one block has them all."""
+        ...
+
     def blocks(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Block]:
         """Yield (arrays, positions): the rows `order`, in that order, over all blocks.
 
@@ -125,6 +130,8 @@ def _read(part: Part, memory_budget: int | None, stage: Path | None) -> ShardRea
 class LoadedShard:
     """A shard in memory, one contiguous array per field."""
 
+    in_memory = True
+
     def __init__(self, part: Part) -> None:
         """Read all rows.
 
@@ -156,6 +163,8 @@ class StreamedShard:
 
     Each block passes over the shard's files once, while the block before it is trained on.
     """
+
+    in_memory = False
 
     def __init__(self, part: Part, memory_budget: int) -> None:
         """Open the shard.

@@ -57,6 +57,13 @@ class MpiTransport:
         request = self._comms[channel].Irecv([buffer, len(buffer), MPI.BYTE], source, tag)
         return _MpiRequest(request, buffer)
 
+    def local_rank(self) -> int:
+        """Return this process's number among those that share its memory. Collective."""
+        comm = self._comms[0].Split_type(MPI.COMM_TYPE_SHARED)
+        found = comm.Get_rank()
+        comm.Free()
+        return found
+
     def abort(self, status: int) -> None:
         """End all ranks. Does not return."""
         sys.stdout.flush()

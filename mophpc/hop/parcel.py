@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,6 +45,22 @@ _DIVERGED, _CHECKED = 1, 2
 _FINE, _DAMAGED = 1, 2
 
 
+class Held(Protocol):
+    """What has the newest bytes of a state after a visit, where its arena has not."""
+
+    def land(self) -> None:
+        """Begin to bring them into the arena."""
+
+    def test(self) -> bool:
+        """Return whether they are there; begins to bring them there."""
+
+    def direct(self) -> Any:
+        """Return (nbytes,) bytes in a device's memory for MPI to send, or None."""
+
+    def drop(self) -> None:
+        """Nobody needs them any more."""
+
+
 @dataclass(slots=True)
 class Parcel:
     """A config's state between two visits."""
@@ -57,6 +73,8 @@ class Parcel:
     """What the trainer needs besides the arena; opaque here."""
     diverged: bool = False
     """The config has left the schedule: only the header travels on."""
+    held: Held | None = None
+    """None: the arena has the state."""
 
 
 class _Fields(NamedTuple):
@@ -110,6 +128,7 @@ class Outgoing:
         dest: rank that expects it.
         tag: of the hop.
         checked: send a checksum along, and wait for the answer.
+        direct: the arena's bytes in a device's memory, to be sent in its place; never `checked`.
         chunk_bytes: as the receiver has it.
     """
 
@@ -121,9 +140,11 @@ class Outgoing:
         tag: int,
         *,
         checked: bool = False,
+        direct: Any = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.parcel = parcel
+        self._arena = parcel.arena if direct is None else direct
         self._transport = transport
         self._to = (dest, tag)
         self._chunk_bytes = chunk_bytes
@@ -181,7 +202,7 @@ class Outgoing:
         return fixed + _CHECKSUM.pack(checksum(fixed)) + inline
 
     def _parts(self) -> list[Buffer]:
-        chunks = _chunks(self.parcel.arena, self._chunk_bytes)
+        chunks = _chunks(self._arena, self._chunk_bytes)
         # The receiver has posted one receive per chunk; a diverged config fills them with nothing.
         if self.parcel.diverged:
             chunks = [chunk[:0] for chunk in chunks]

@@ -50,6 +50,10 @@ class ArenaPool:
         self._free.append(self._lent.pop(arena.ctypes.data))
 
 
+def _has_landed(parcel: Parcel) -> bool:
+    return parcel.held is None or parcel.diverged or parcel.held.test()
+
+
 def _remove(buffers: list[Buffer], buffer: Buffer) -> None:
     buffers.pop(next(i for i, other in enumerate(buffers) if other is buffer))
 
@@ -96,6 +100,7 @@ class Carrier:
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
+        self._landing: list[tuple[Parcel, Hop]] = []  # not in their arenas yet
         self._outgoing: list[tuple[Outgoing, Hop, float]] = []
 
     def tell(self, orders: Orders) -> None:
@@ -133,9 +138,14 @@ class Carrier:
             self._go(parcel, dest)
         else:
             self._undecided[parcel.config_id] = parcel
+            if parcel.held is not None:
+                parcel.held.land()
 
     def advance(self) -> None:
         """Let hops progress, free what has left, and post receives ahead."""
+        for ready in [landing for landing in self._landing if _has_landed(landing[0])]:
+            self._landing.remove(ready)
+            self._send(*ready)
         for leaving in list(self._outgoing):
             outgoing, hop, start_s = leaving
             if outgoing.test():
@@ -156,6 +166,19 @@ class Carrier:
                 source, tag = stop.receive.source, stop.receive.tag
                 incoming = Incoming(self._transport, arena, source, tag)
                 self._incoming[taken] = (incoming, self._events.now())
+
+    def next_up(self, position: int) -> Parcel | None:
+        """Return the state for a visit that is still to come, if it is here and will be trained."""
+        if position >= len(self._stops):
+            return None
+        stop = self._stops[position]
+        found: Parcel | None
+        if stop.takes_arena:
+            arrival = self._arrived.get(position)
+            found = None if arrival is None else arrival.parcel
+        else:
+            found = self._kept.get(stop.visit.config_id)
+        return None if found is None or found.diverged else found
 
     def awaited(self, position: int) -> Buffer | None:
         """Return the arena that a visit's state is on its way to; None where it is here."""
@@ -204,11 +227,25 @@ class Carrier:
 
     def _go(self, parcel: Parcel, dest: int) -> None:
         """Keep a state for a later visit here, or start to send it."""
+        held = parcel.held
         if dest == self._transport.rank:
             self._kept[parcel.config_id] = parcel
+            if held is not None:
+                held.land()
             return
         hop = Hop(parcel.config_id, parcel.step, self._transport.rank, dest)
-        outgoing = Outgoing(self._transport, parcel, hop.dest, hop.tag, checked=self._checked)
+        direct = None
+        if held is not None and not self._checked and not parcel.diverged:
+            direct = held.direct()
+        if direct is not None or _has_landed(parcel):
+            self._send(parcel, hop, direct)
+        else:
+            self._landing.append((parcel, hop))
+
+    def _send(self, parcel: Parcel, hop: Hop, direct: Any = None) -> None:
+        outgoing = Outgoing(
+            self._transport, parcel, hop.dest, hop.tag, checked=self._checked, direct=direct
+        )
         self._outgoing.append((outgoing, hop, self._events.now()))
 
     def _is_told(self, position: int) -> bool:
@@ -225,9 +262,11 @@ class Carrier:
 
     def _nothing_leaves(self) -> bool:
         self.advance()
-        return not self._outgoing
+        return not self._outgoing and not self._landing
 
     def _free(self, parcel: Parcel) -> None:
+        if parcel.held is not None:
+            parcel.held.drop()
         self.pool.give_back(parcel.arena)
         self._queue.release()
 

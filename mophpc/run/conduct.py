@@ -22,6 +22,7 @@ from mophpc.report.results import ConfigResult, Results, from_record
 from mophpc.run.carrier import Carrier
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
+from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
@@ -49,6 +50,7 @@ def run_rank(
     transport: Transport,
     view: View,
     stop: StopFlag,
+    chosen: Chosen,
     *,
     replay: Path | None = None,
     turn: AbstractContextManager[Any] | None = None,
@@ -56,7 +58,9 @@ def run_rank(
     """Run this rank's part. Collective."""
     group = Group(transport, stop.check)
     try:
-        begun = group.from_root(lambda: claim(experiment, folder, group.size, replay))
+        bound = agree_on_devices(group, chosen, view)
+        kind = bound.device.kind
+        begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, replay))
         experiment = Experiment.model_validate(begun["experiment"])
         group.attempt(folder.make)
         rooms = group.attempt(
@@ -67,6 +71,7 @@ def run_rank(
                 view=view,
                 events=EventLog(folder.events(group.rank), group.rank, begun["time"]),
                 log=rank_logger(folder, group.rank),
+                bound=bound,
                 turn=turn or nullcontext(),
             )
         )
@@ -182,6 +187,8 @@ class _Walk:
 
         def step() -> bool:
             carrier.advance()
+            if self._program is not None:
+                self._program.look_ahead()
             self._exchange()
             return carrier.flows
 

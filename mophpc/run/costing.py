@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mophpc.costs_file import ConfigCosts, CostsFile, LinkCosts, load_costs
-from mophpc.data.shard import ShardReader
 from mophpc.experiment import EQUAL, Experiment
 from mophpc.hop.link import Link, measure_link
 from mophpc.run.folder import RunFolder
+from mophpc.run.ports import Rows
 from mophpc.run.rooms import Rooms
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan
@@ -44,8 +44,8 @@ def find_costs(
     experiment: Experiment,
     configs: Sequence[Config],
     trainer: TorchTrainer,
-    rows: ShardReader,
-    valid: ShardReader,
+    rows: Rows,
+    valid: Rows,
 ) -> Pilot | None:
     """Collective. Return what things cost, on rank 0; None where they are told to be equal.
 
@@ -73,8 +73,8 @@ def _pilot(
     rooms: Rooms,
     configs: Sequence[Config],
     trainer: TorchTrainer,
-    rows: ShardReader,
-    valid: ShardReader,
+    rows: Rows,
+    valid: Rows,
 ) -> Pilot | None:
     """Collective. Time a few batches of each config, each on one rank, all ranks at once.
 
@@ -109,9 +109,7 @@ def _pilot(
     return Pilot(found_costs, rooms.events.now() - begin_s)
 
 
-def _timed(
-    rooms: Rooms, trainer: TorchTrainer, config_id: int, rows: ShardReader, valid: ShardReader
-) -> Timing:
+def _timed(rooms: Rooms, trainer: TorchTrainer, config_id: int, rows: Rows, valid: Rows) -> Timing:
     with rooms.turn, rooms.events.timed("pilot", config=config_id):
         return time_config(
             trainer, config_id, rows, valid, budget_s=PILOT_S, most_batches=PILOT_BATCHES

@@ -14,6 +14,7 @@ from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
 from mophpc.run.conduct import run_rank
+from mophpc.run.devices import bind_device
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
 from mophpc.run.stopping import StopFlag
@@ -35,6 +36,7 @@ def run_local(
     if ranks < 1:
         raise LaunchError(f"ranks is {ranks}; allowed: 1 or more")
     world = LocalWorld(ranks)
+    chosen = bind_device(experiment.device, 0)
     results: dict[int, Results] = {}
     failures: list[BaseException] = []
 
@@ -42,7 +44,7 @@ def run_local(
         transport = LocalTransport(world, rank)
         try:
             results[rank] = run_rank(
-                experiment, folder, transport, view, stop, replay=replay, turn=world.turn
+                experiment, folder, transport, view, stop, chosen, replay=replay, turn=world.turn
             )
         except (Exception, SystemExit) as error:  # raised again in the caller's thread
             failures.append(error)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mophpc.hop.parcel import Held
 from mophpc.hop.transport import Buffer
 from mophpc.schedule.plan import Plan
 from mophpc.search.space import Config
@@ -22,7 +23,7 @@ class Rows(Protocol):
     def rows(self) -> int:
         """How many rows there are."""
 
-    def blocks(self, order: Array, batch_size: int) -> Iterator[tuple[dict[str, Array], Array]]:
+    def blocks(self, order: Array, batch_size: int) -> Iterator[tuple[dict[str, Any], Array]]:
         """Yield (arrays, positions): together they deliver the rows of `order`, in order."""
 
 
@@ -55,8 +56,8 @@ class Session(Protocol):
     def evaluate(self, epoch: int, rows: Any, /) -> dict[str, float]:
         """End an epoch; return its losses, metrics and seconds."""
 
-    def release(self) -> bytes:
-        """Bring the whole state into the arena; return the rest of it."""
+    def release(self) -> tuple[bytes, Held]:
+        """Bring the whole state together; return the rest of it, and what still has its arena."""
 
     def save(self, path: Path, /) -> int:
         """Write the weights; return the bytes written."""
@@ -68,19 +69,31 @@ class Trainer(Protocol):
     def nbytes(self, config_id: int, /) -> int:
         """Return the bytes of a config's arena."""
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that visits have waited for states to get to the device."""
+
     def allocate(self, nbytes: int, /) -> Buffer:
         """Return memory for an arena."""
 
     def start(self, config_id: int, arena: Buffer, /) -> Session:
         """Build a config with its initial weights."""
 
+    def ahead(self, config_id: int, arena: Buffer, held: Any, /) -> None:
+        """Begin to bring a state to the device: its visit is next."""
+
     def draft(self, config_id: int, arena: Buffer, /) -> Any:
         """Build a config around a state that is on its way."""
 
-    def resume(self, config_id: int, arena: Buffer, rest: bytes, draft: Any, /) -> Session:
-        """Bind a config to a state that arrived, with the draft made for it, or None."""
+    def forget(self, arena: Buffer, /) -> None:
+        """Let go of a draft: the state will not be trained."""
 
-    def digest(self, config_id: int, arena: Buffer, rest: bytes, /) -> str:
+    def resume(
+        self, config_id: int, arena: Buffer, rest: bytes, draft: Any, held: Any, /
+    ) -> Session:
+        """Bind a config to a state that is here, with the draft made for it, or None."""
+
+    def digest(self, config_id: int, arena: Buffer, rest: bytes, held: Any, /) -> str:
         """Return the state's `state_sha256`."""
 
 

@@ -50,11 +50,12 @@ class RankProgram:
         """Where the rank is now, for messages."""
         self.spent = dict.fromkeys(PARTS, 0.0)
         """Seconds; together they are the time that `run` took."""
+        self._position = 0
 
     def run(self) -> None:
         """Make all visits, then wait until the last states have left."""
-        position, begin_s = 0, self._at.events.now()
-        while (stop := self._carrier.next_stop(position)) is not None:
+        begin_s = self._at.events.now()
+        while (stop := self._carrier.next_stop(position := self._position)) is not None:
             visit = stop.visit
             name = self._at.configs[visit.config_id].name
             self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
@@ -62,6 +63,7 @@ class RankProgram:
             draft = self._draft(position, visit)
             parcel = self._carrier.obtain(position, wanted_s)
             if parcel.diverged:
+                self._at.trainer.forget(parcel.arena)
                 self._skip(visit)
             else:
                 with self._at.turn, self._at.progress:
@@ -69,12 +71,18 @@ class RankProgram:
             parcel.step += 1
             self._carrier.pass_on(stop, parcel)
             self._carrier.advance()
-            position += 1
+            self._position += 1
         self._carrier.drain()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
-        self.spent["exposed_hop_s"] = self._carrier.exposed_s
+        self.spent["exposed_hop_s"] += self._carrier.exposed_s
         whole_s = self._at.events.now() - begin_s
         self.spent["idle_s"] = max(0.0, whole_s - sum(self.spent.values()))
+
+    def look_ahead(self) -> None:
+        """Bring the state for the next visit to where it will be trained; called while training."""
+        found = self._carrier.next_up(self._position + 1)
+        if found is not None:
+            self._at.trainer.ahead(found.config_id, found.arena, found.held)
 
     def _draft(self, position: int, visit: Visit) -> Any:
         """Build while the state is on its way, for the rank has nothing else to do."""
@@ -93,18 +101,19 @@ class RankProgram:
 
     def _visit(self, stop: Stop, parcel: Parcel, draft: Any) -> None:
         visit, trainer, events = stop.visit, self._at.trainer, self._at.events
-        start_s = events.now()
+        start_s, waited_s = events.now(), trainer.waited_s
         if stop.creates:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
-            session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft)
+            session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft, parcel.held)
+        parcel.held, copy_s = None, trainer.waited_s - waited_s
         outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
         trained_s = events.now()
         parcel.diverged = outcome.diverged
         if not outcome.diverged and (visit.step + 1) % self._at.num_shards == 0:
             self._end_epoch(session, visit)
         evaluated_s = events.now()
-        parcel.rest = session.release()
+        parcel.rest, parcel.held = session.release()
         end_s = events.now()
         # An evaluation lies between training and release; the visit's time is the other two.
         eval_s = evaluated_s - trained_s
@@ -117,8 +126,10 @@ class RankProgram:
             "rank": visit.rank,
             "rows": outcome.rows,
             "data_s": outcome.data_s,
+            "copy_s": copy_s,
         }
-        self.spent["compute_s"] += end_s - start_s - outcome.data_s
+        self.spent["compute_s"] += end_s - start_s - outcome.data_s - copy_s
+        self.spent["exposed_hop_s"] += copy_s
         self.spent["data_s"] += outcome.data_s
         self.spent["evaluation_s"] += eval_s
         events.write("visit", start_s, end_s, **{k: v for k, v in facts.items() if k != "rank"})
@@ -152,7 +163,7 @@ class RankProgram:
     def _finish(self, session: Session, visit: Visit, parcel: Parcel) -> None:
         config = self._at.configs[visit.config_id]
         status = "diverged" if parcel.diverged else "done"
-        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest)
+        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest, parcel.held)
         facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
         begin_s = self._at.events.now()
         with self._at.events.timed("checkpoint", config=visit.config_id) as timed:

@@ -10,6 +10,7 @@ from typing import Any
 from mophpc.events import EventLog
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
+from mophpc.run.devices import Bound
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
 
@@ -24,6 +25,8 @@ class Rooms:
     view: View
     events: EventLog
     log: logging.Logger
+    bound: Bound
+    """What this rank trains on."""
     turn: AbstractContextManager[Any]
     """Held while computing; only ranks of one process have to take turns."""
 

@@ -16,19 +16,21 @@ from typing import Any
 
 from mophpc._version import __version__
 from mophpc.costs_file import LinkCosts, load_costs
-from mophpc.data.shard import ShardReader, read_shard, read_valid
+from mophpc.data.shard import read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError
-from mophpc.experiment import Experiment
+from mophpc.experiment import Experiment, with_device
 from mophpc.hop.collectives import Group
 from mophpc.run.costing import find_costs
 from mophpc.run.folder import RunFolder
 from mophpc.run.planning import Planning, read_replay
+from mophpc.run.ports import Rows
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
 from mophpc.search.space import Config, make_configs
+from mophpc.train.batches import Placing
 from mophpc.train.trainer import Probe, TorchTrainer, set_threads
 
 
@@ -42,15 +44,15 @@ class Prepared:
     costs: Costs
     """What the plan was made from; real on rank 0 only."""
     link: LinkCosts | None
-    shards: dict[int, ShardReader]
-    valid: ShardReader
+    shards: dict[int, Rows]
+    valid: Rows
     trainer: TorchTrainer
     checked: bool
     """Whether states are checked when they have arrived."""
 
 
 def claim(
-    experiment: Experiment, folder: RunFolder, num_ranks: int, replay: Path | None
+    experiment: Experiment, folder: RunFolder, num_ranks: int, device: str, replay: Path | None
 ) -> dict[str, Any]:
     """Check on rank 0 what can be checked before anything is read, and make the run folder.
 
@@ -61,6 +63,7 @@ def claim(
         CostsError: the costs file cannot be read, or lacks a config.
         RunFolderError: the folder cannot take a run.
     """
+    experiment = with_device(experiment, device)  # what it is told to be automatically
     experiment.load_build()
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
@@ -94,27 +97,31 @@ def prepare_run(
         rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")
     # The first shard of a rank's block is its own however the others are balanced.
     first = assign_shards(store.num_shards, group.size).index(group.rank)
-    shards = group.attempt(lambda: _load(rooms, experiment, store, [first]))
-    valid = group.attempt(lambda: read_valid(store))
+    placing = rooms.bound.placing(experiment.device.memory_bytes)
+    shards = group.attempt(lambda: _load(rooms, experiment, store, placing, [first]))
+    valid = group.attempt(lambda: placing.place(read_valid(store)))
     trainer = TorchTrainer(
         group.attempt(experiment.load_build),
         [(config.name, config.values) for config in configs],
         fields=tuple(field.name for field in store.fields),
         seed=experiment.seed,
         between=between,
+        device=rooms.bound.device,
+        buffers=experiment.device.buffers,
     )
     if rooms.is_root:
         rooms.view.note(f"trying {len(configs)} configs on a batch")
     rows = shards[first]
     own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), rows, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)))
+    group.attempt(lambda: _prime(rooms, trainer, len(configs), rows, valid, store.shard_rows))
     wanted = replay is None and experiment.schedule.planner == "balanced"
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
     planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay)
     planned = group.from_root(planning.run)
     plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
-    shards |= group.attempt(lambda: _load(rooms, experiment, store, others))
+    shards |= group.attempt(lambda: _load(rooms, experiment, store, placing, others))
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
     link = None if pilot is None else pilot.costs.link
     return Prepared(
@@ -123,19 +130,23 @@ def prepare_run(
 
 
 def _load(
-    rooms: Rooms, experiment: Experiment, store: StoreInfo, wanted: Sequence[int]
-) -> dict[int, ShardReader]:
-    """Read shards that the rank owns."""
+    rooms: Rooms,
+    experiment: Experiment,
+    store: StoreInfo,
+    placing: Placing,
+    wanted: Sequence[int],
+) -> dict[int, Rows]:
+    """Read shards that the rank owns; put them on its device where they fit."""
     data = experiment.data
     most = -(-store.num_shards // rooms.group.size)  # shards of a rank, before they are balanced
     budget = None if data.memory_bytes is None else max(1, data.memory_bytes // most)
     stage = None if data.stage is None else Path(data.stage)
-    shards = {}
+    shards: dict[int, Rows] = {}
     for shard in wanted:
         with rooms.events.timed("load", shard=shard) as facts:
             reader = read_shard(store, shard, memory_budget=budget, stage=stage)
             facts |= {"rows": reader.rows, "nbytes": reader.nbytes}
-        shards[shard] = reader
+            shards[shard] = placing.place(reader)
     return shards
 
 
@@ -143,7 +154,7 @@ def _probe_own(
     rooms: Rooms,
     trainer: TorchTrainer,
     num_configs: int,
-    rows: ShardReader,
+    rows: Rows,
     shard_rows: tuple[int, ...],
 ) -> list[Any]:
     """Probe every size-th config: the ranks share the work."""
@@ -160,6 +171,21 @@ def _probe_own(
                 raise ExperimentError(f"{error} (traceback in {log})") from error
             found.append([config_id, probe.to_json()])
     return found
+
+
+def _prime(
+    rooms: Rooms,
+    trainer: TorchTrainer,
+    num_configs: int,
+    rows: Rows,
+    valid: Rows,
+    shard_rows: tuple[int, ...],
+) -> None:
+    """Compile before the first visit what is to be compiled: visits then cost what they cost."""
+    for config_id in range(num_configs):
+        if trainer.compiles(config_id):
+            with rooms.turn, rooms.events.timed("compile", config=config_id):
+                trainer.prime(config_id, rows, valid, shard_rows)
 
 
 def _share_probes(group: Group, own: list[Any], num_configs: int) -> list[Probe]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mophpc.errors import ExperimentError, LaunchError
@@ -9,6 +10,7 @@ from mophpc.experiment import Experiment
 from mophpc.report.live import LiveView
 from mophpc.report.results import Results
 from mophpc.run.conduct import run_rank
+from mophpc.run.devices import bind_device, local_rank_of
 from mophpc.run.folder import RunFolder
 from mophpc.run.local import run_local
 from mophpc.run.stopping import StopFlag
@@ -59,4 +61,7 @@ def run_experiment(
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
         from mophpc.hop.mpi import start_mpi
 
-        return run_rank(experiment, folder, start_mpi(), view, stop, replay=again)
+        # An MPI that sends from GPU memory looks at the current device when it starts.
+        local_rank = local_rank_of(os.environ, lambda: start_mpi().local_rank())
+        chosen = bind_device(experiment.device, local_rank)
+        return run_rank(experiment, folder, start_mpi(), view, stop, chosen, replay=again)

@@ -2,11 +2,15 @@
 
 A slot says where a tensor lies. Strides are part of it: a transposed or channels_last tensor
 that came back contiguous would give other kernels and other rounding.
+
+Where a GPU trains, the tensors that it works on come first, and alias a copy of the arena in its
+memory; what an optimizer keeps on the CPU even then (its step counts) follows, and aliases the
+arena itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +20,8 @@ from torch import Tensor
 
 from mophpc.errors import StateError
 from mophpc.train.tree import dtype_name, dtype_of
+
+Arena = np.ndarray[Any, np.dtype[np.uint8]]
 
 ALIGNMENT = 64
 """Bytes; a cache line, and enough for every vector load."""
@@ -46,20 +52,48 @@ class Layout:
 
     slots: tuple[Slot, ...]
     nbytes: int
+    device_nbytes: int
+    """Bytes of the tensors that the training device works on: those before this offset."""
     template: str = ""
     """What the rest of such a state looks like; the rest travels compressed against it."""
 
     def to_json(self) -> list[Any]:
         """Return plain lists and numbers."""
         rows = [[s.name, s.dtype, list(s.shape), list(s.stride), s.offset] for s in self.slots]
-        return [self.nbytes, rows, self.template]
+        return [self.nbytes, self.device_nbytes, rows, self.template]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Layout:
         """Read what `to_json` gave."""
-        nbytes, rows, template = value
+        nbytes, device_nbytes, rows, template = value
         slots = (Slot(n, d, tuple(sh), tuple(st), off) for n, d, sh, st, off in rows)
-        return cls(tuple(slots), nbytes, template)
+        return cls(tuple(slots), nbytes, device_nbytes, template)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Memory in which a state's tensors live while it is trained, each (nbytes,) uint8."""
+
+    device: Tensor
+    """In front, up to `Layout.device_nbytes`, the tensors that the device works on."""
+    host: Tensor
+    """Behind that, those that stay on the CPU; the same memory where the CPU trains."""
+
+    @classmethod
+    def of(cls, memory: Home | Arena) -> Home:
+        """Return the home that an arena is where the CPU trains; a home as it is."""
+        if isinstance(memory, Home):
+            return memory
+        tensor = torch.from_numpy(memory)
+        return cls(tensor, tensor)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor's data begin in here."""
+        for own in (self.device, self.host):
+            begin = own.data_ptr()
+            if own.device == tensor.device and begin <= tensor.data_ptr() < begin + len(own):
+                return True
+        return False
 
 
 def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
@@ -69,8 +103,18 @@ def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
-def lay_out(tensors: Mapping[str, Tensor]) -> Layout:
+def _everything(_: Tensor) -> bool:
+    return True
+
+
+def lay_out(
+    tensors: Mapping[str, Tensor], on_device: Callable[[Tensor], bool] = _everything
+) -> Layout:
     """Give every tensor a place, in order; tensors that share bytes share them in the arena too.
+
+    Args:
+        tensors: by name.
+        on_device: whether the training device works on a tensor; those come first.
 
     Raises:
         StateError: a tensor is not a dense one on a real device.
@@ -78,10 +122,19 @@ def lay_out(tensors: Mapping[str, Tensor]) -> Layout:
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
             raise StateError(f"tensor '{name}' is sparse, quantized or without data; it cannot hop")
+    first = {name: tensor for name, tensor in tensors.items() if on_device(tensor)}
+    last = {name: tensor for name, tensor in tensors.items() if name not in first}
+    slots, device_nbytes = _line_up(first, 0)
+    on_host, nbytes = _line_up(last, device_nbytes)
+    return Layout(tuple(slots + on_host), max(ALIGNMENT, nbytes), device_nbytes)
+
+
+def _line_up(tensors: Mapping[str, Tensor], begin: int) -> tuple[list[Slot], int]:
+    """Return places from `begin` on, and where the last one ends; both offsets are aligned."""
     runs = _runs(tensors)
     slots: list[Slot] = []
     offsets: dict[int, int] = {}  # by a run's address
-    end = 0
+    end = begin
     for name, tensor in tensors.items():
         start, stop = runs[name]
         if start not in offsets or start == stop:
@@ -92,7 +145,9 @@ def lay_out(tensors: Mapping[str, Tensor]) -> Layout:
             raise StateError(f"tensor '{name}' overlaps another one between two of its elements")
         shape, stride = tuple(tensor.shape), tensor.stride()
         slots.append(Slot(name, dtype_name(tensor.dtype), shape, stride, offsets[start] + inside))
-    return Layout(tuple(slots), max(ALIGNMENT, -(-end // ALIGNMENT) * ALIGNMENT))
+    if slots and slots[-1].offset == end:
+        end += 1  # an empty tensor lies before the end too
+    return slots, -(-end // ALIGNMENT) * ALIGNMENT
 
 
 def _runs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -119,26 +174,28 @@ def _runs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def allocate(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def allocate(nbytes: int) -> Arena:
     """Return `nbytes` bytes, aligned; torch's allocator aligns to 64."""
     return torch.empty(nbytes, dtype=torch.uint8).numpy()
 
 
 def views(
-    layout: Layout, arena: np.ndarray[Any, np.dtype[np.uint8]], absent: frozenset[str] = frozenset()
+    layout: Layout, memory: Home | Arena, absent: frozenset[str] = frozenset()
 ) -> dict[str, Tensor]:
-    """Return the tensors that alias the arena, by name, without those in `absent`.
+    """Return the tensors that alias the memory, by name, without those in `absent`.
 
     `Tensor.set_` and not slicing: slices of one tensor share its version counter, and an in-place
     update of one (BatchNorm's running mean) would then break the backward pass of another.
     """
-    storage = torch.from_numpy(arena).untyped_storage()
+    home = Home.of(memory)
+    storages = [(own.untyped_storage(), own.device) for own in (home.device, home.host)]
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for slot in layout.slots:
             if slot.name in absent:
                 continue
-            empty = torch.empty(0, dtype=dtype_of(slot.dtype))
+            storage, device = storages[slot.offset >= layout.device_nbytes]
+            empty = torch.empty(0, dtype=dtype_of(slot.dtype), device=device)
             start = slot.offset // empty.element_size()
             found[slot.name] = empty.set_(storage, start, slot.shape, slot.stride)
     return found

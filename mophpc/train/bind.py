@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mophpc.errors import StateError
-from mophpc.train.arena import Layout, allocate, lay_out, views
+from mophpc.train.arena import Arena, Home, Layout, allocate, lay_out, views
+from mophpc.train.device import CPU, Device
 from mophpc.train.task import Task
 from mophpc.train.tree import Tensors, join, split
-
-Arena = np.ndarray[Any, np.dtype[np.uint8]]
 
 _LENGTH = struct.Struct("<Q")
 _WINDOW = 32768  # bytes that deflate looks back
@@ -42,6 +42,34 @@ def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
     for name, extra in task.extras.items():
         if isinstance(extra, nn.Module):
             yield f"extras.{name}", extra
+
+
+def move(task: Task, device: Device) -> None:
+    """Bring a Task that was built on the CPU to the device, with all that it trains on there."""
+    task.place(device.where)
+    if device.where.type == "cpu":
+        return
+    modules = [module for _, module in modules_of(task)]
+    modules += [metric for metric in task.metrics.values() if isinstance(metric, nn.Module)]
+    modules += [] if task.eval_model is None else [task.eval_model]
+    for module in modules:
+        module.to(device.where)
+    _move_optimizer(task.optimizer, device.where)
+    for extra in task.extras.values():
+        if isinstance(extra, torch.optim.Optimizer):
+            _move_optimizer(extra, device.where)
+        elif not isinstance(extra, nn.Module | torch.amp.GradScaler):
+            state = extra.state_dict()
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(state)):
+                extra.load_state_dict(tree_map_only(Tensor, lambda t: t.to(device.where), state))
+
+
+def _move_optimizer(optimizer: torch.optim.Optimizer, where: torch.device) -> None:
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            # Counts stay on the CPU, as torch keeps them: it would wait for the GPU to read them.
+            if isinstance(value, Tensor) and key != "step":
+                state[key] = value.to(where)
 
 
 def clear_gradients(task: Task) -> None:
@@ -107,19 +135,29 @@ def _parameter_name(parameter: Tensor, names: Mapping[int, str]) -> str:
     return name
 
 
-def layout_of(task: Task) -> Layout:
+def layout_of(task: Task, device: Device = CPU) -> Layout:
     """Return the layout of a Task that has trained a batch, so that its optimizer has state.
+
+    Args:
+        task: as it is trained on the device.
+        device: where it is trained.
 
     Raises:
         StateError: a part of the state cannot be carried.
     """
     tensors, rest = collect(task)
     template = json.dumps(rest | {"absent": [], "progress": [], "late": None}, **_COMPACT)
-    return replace(lay_out(tensors), template=template)
+    return replace(lay_out(tensors, device.holds), template=template)
 
 
-def settle(task: Task, layout: Layout, arena: Arena, progress: Sequence[float] = ()) -> bytes:
-    """Bring the whole state of `task` into `arena`; return the rest of it, with `progress`.
+def settle(
+    task: Task,
+    layout: Layout,
+    memory: Home | Arena,
+    progress: Sequence[float] = (),
+    device: Device = CPU,
+) -> bytes:
+    """Bring the whole state of `task` into `memory`; return the rest of it, with `progress`.
 
     Tensors that already alias their slot cost nothing. The others were made during the visit (an
     optimizer's first step, a module that assigns its buffers) and are copied once.
@@ -128,12 +166,12 @@ def settle(task: Task, layout: Layout, arena: Arena, progress: Sequence[float] =
         StateError: a part of the state cannot be carried.
     """
     tensors, rest = collect(task)
-    places = views(layout, arena)
+    home = Home.of(memory)
+    places = views(layout, home)
     late: list[tuple[str, Tensor]] = []
     moves: list[tuple[Tensor, Tensor]] = []
     known = {slot.name: slot for slot in layout.slots}
     tenants: dict[int, int] = {}  # by offset, the address of the tensor whose place it is
-    begin = arena.ctypes.data
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise StateError(f"tensor '{name}' has no data")
@@ -146,19 +184,19 @@ def settle(task: Task, layout: Layout, arena: Arena, progress: Sequence[float] =
             moves.append((places[name], tensor))
         else:
             late.append((name, tensor))
-    inside = range(begin, begin + len(arena))
     # A tensor may lie in another's place (`self.older = self.newest`), which is about to change.
-    late = [(name, t.clone() if t.data_ptr() in inside else t) for name, t in late]
-    moves = [(place, t.clone() if t.data_ptr() in inside else t) for place, t in moves]
+    late = [(name, t.clone() if home.holds(t) else t) for name, t in late]
+    moves = [(place, t.clone() if home.holds(t) else t) for place, t in moves]
     for place, tensor in moves:
         place.copy_(tensor)
     absent = [name for name in known if name not in tensors]
     absent += [name for name, _ in late if name in known]
-    return _pack(rest | {"absent": absent, "progress": list(progress)}, late, layout.template)
+    rest |= {"absent": absent, "progress": list(progress)}
+    return _pack(rest, dict(late), layout.template, device)
 
 
-def _pack(rest: dict[str, Any], late: list[tuple[str, Tensor]], template: str) -> bytes:
-    layout = lay_out(dict(late)) if late else None
+def _pack(rest: dict[str, Any], late: Tensors, template: str, device: Device) -> bytes:
+    layout = lay_out(late, device.holds) if late else None
     text = json.dumps(rest | {"late": layout and layout.to_json()}, **_COMPACT)
     # A hop's rest differs from the template in a few numbers; a model of 160 parameters has
     # 50 KB of it, and 1 KB of differences.
@@ -168,20 +206,20 @@ def _pack(rest: dict[str, Any], late: list[tuple[str, Tensor]], template: str) -
         return _LENGTH.pack(len(head)) + head
     tail = np.zeros(layout.nbytes, dtype=np.uint8)
     for name, place in views(layout, tail).items():
-        place.copy_(dict(late)[name])
+        place.copy_(late[name])
     return _LENGTH.pack(len(head)) + head + tail.tobytes()
 
 
 def unpack(
-    layout: Layout, arena: Arena, raw: bytes, places: Tensors | None = None
+    layout: Layout, memory: Home | Arena, raw: bytes, places: Tensors | None = None
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Return all tensors of a state by name, aliasing `arena`, and everything else as JSON.
+    """Return all tensors of a state by name, aliasing `memory`, and everything else as JSON.
 
     Args:
         layout: where the tensors lie.
-        arena: (layout.nbytes,) bytes.
+        memory: (layout.nbytes,) bytes.
         raw: what `settle` returned.
-        places: `views(layout, arena)`, if they are there already.
+        places: `views(layout, memory)`, if they are there already.
 
     Raises:
         StateError: `raw` is not what `settle` returned.
@@ -192,25 +230,28 @@ def unpack(
         unpacker = zlib.decompressobj(zdict=layout.template.encode()[-_WINDOW:])
         rest: dict[str, Any] = json.loads(unpacker.decompress(raw[start : start + length]))
         absent = frozenset(rest["absent"])
-        places = views(layout, arena) if places is None else places
+        home = Home.of(memory)
+        places = views(layout, home) if places is None else places
         tensors = {name: tensor for name, tensor in places.items() if name not in absent}
         if rest["late"] is not None:
             beyond = np.frombuffer(raw, dtype=np.uint8, offset=start + length)
             tail = allocate(len(beyond))  # aligned, as the tensors were
             tail[:] = beyond
-            tensors |= views(Layout.from_json(rest["late"]), tail)
+            late = torch.from_numpy(tail)
+            late_home = Home(late.to(home.device.device), late)
+            tensors |= views(Layout.from_json(rest["late"]), late_home)
     except (ValueError, KeyError, struct.error, zlib.error, RuntimeError) as error:
         raise StateError(f"the state that arrived is damaged: {error}") from error
     return tensors, rest
 
 
 class Draft:
-    """A Task around an arena whose bytes may not be there yet.
+    """A Task around memory whose bytes may not be there yet.
 
     Args:
         build: makes the Task.
         layout: where the tensors lie.
-        arena: (layout.nbytes,) bytes; not read, nor written before the Task trains.
+        memory: (layout.nbytes,) bytes; not read, nor written before the Task trains.
         lean: build on the meta device, where initial weights cost nothing.
 
     Raises:
@@ -218,15 +259,15 @@ class Draft:
     """
 
     def __init__(
-        self, build: Callable[[], Task], layout: Layout, arena: Arena, *, lean: bool
+        self, build: Callable[[], Task], layout: Layout, memory: Home | Arena, *, lean: bool
     ) -> None:
         self._layout = layout
         self._lean = lean
-        self.arena = arena
+        self.home = Home.of(memory)
         with torch.device("meta") if lean else nullcontext():
             self._task = build()
         self._own = module_tensors(self._task)
-        self._places = views(layout, arena)
+        self._places = views(layout, self.home)
         for name, tensor in self._own.items():
             if name in self._places:
                 _alias(tensor, self._places[name])
@@ -250,7 +291,7 @@ class Draft:
             StateError: the Task is not the one whose state this is.
         """
         task = self._task
-        tensors, rest = unpack(self._layout, self.arena, raw, self._places)
+        tensors, rest = unpack(self._layout, self.home, raw, self._places)
         if self._is_bound and all(rest[key] == self._expected[key] for key in _STRUCTURE):
             _update_groups(task, rest, tensors)
         else:
@@ -273,27 +314,27 @@ class Draft:
 
 
 def bind(
-    build: Callable[[], Task], layout: Layout, arena: Arena, raw: bytes, *, lean: bool
+    build: Callable[[], Task], layout: Layout, memory: Home | Arena, raw: bytes, *, lean: bool
 ) -> tuple[Task, list[float]]:
-    """Build a Task whose tensors alias `arena`; return it and the progress that came with it.
+    """Build a Task whose tensors alias `memory`; return it and the progress that came with it.
 
     Args:
         build: makes the Task.
         layout: where the tensors lie.
-        arena: (layout.nbytes,) bytes; written to as the Task trains.
+        memory: (layout.nbytes,) bytes; written to as the Task trains.
         raw: what `settle` returned.
         lean: build on the meta device, where initial weights cost nothing.
 
     Raises:
         StateError: the Task is not the one whose state this is.
     """
-    return Draft(build, layout, arena, lean=lean).finish(raw)
+    return Draft(build, layout, memory, lean=lean).finish(raw)
 
 
-def bind_new(task: Task, layout: Layout, arena: Arena) -> Task:
-    """Move a Task that `build` has just made into `arena`."""
-    settle(task, layout, arena)
-    places = views(layout, arena)
+def bind_new(task: Task, layout: Layout, memory: Home | Arena, device: Device = CPU) -> Task:
+    """Move a Task that `build` has just made into `memory`."""
+    settle(task, layout, memory, device=device)
+    places = views(layout, memory)
     for name, tensor in module_tensors(task).items():
         if name in places:
             _alias(tensor, places[name])

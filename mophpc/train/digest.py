@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 
-from mophpc.train.arena import Layout
-from mophpc.train.bind import Arena, unpack
+from mophpc.train.arena import Arena, Layout
+from mophpc.train.bind import unpack
 from mophpc.train.tree import dtype_name
 
 

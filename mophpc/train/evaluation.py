@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mophpc.errors import ExperimentError
 from mophpc.train.batches import Rows, batches
+from mophpc.train.device import CPU, Device
 from mophpc.train.task import Task
 
 
 def evaluate(
-    task: Task, rows: Rows, between: Callable[[], None] = lambda: None
+    task: Task, rows: Rows, between: Callable[[], None] = lambda: None, device: Device = CPU
 ) -> dict[str, float]:
     """Return `valid_loss` (mean over rows) and the Task's metrics on all validation rows."""
     model = task.eval_model or task.model
@@ -26,26 +27,28 @@ def evaluate(
     for metric in streaming.values():
         metric.reset()
     kept: list[tuple[Any, Any]] = []
-    loss_sum, seen = 0.0, 0
+    losses: list[tuple[Any, int]] = []
     was_training = model.training
     model.eval()
     if isinstance(task.loss, torch.nn.Module):
         task.loss.eval()
     order = np.arange(rows.rows)
     with torch.no_grad():
-        for batch in batches(rows, order, task.eval_batch_size or task.batch_size):
+        for batch in batches(rows, order, task.eval_batch_size or task.batch_size, device):
             size = len(batch[task.targets])
             if task.eval_batch_transform is not None:
                 batch = task.eval_batch_transform(batch)  # noqa: PLW2901
-            outputs, targets = model(batch[task.inputs]), batch[task.targets]
-            loss_sum += float(task.loss(outputs, targets)) * size
-            seen += size
+            with task.autocast():
+                outputs, targets = model(batch[task.inputs]), batch[task.targets]
+                losses.append((task.loss(outputs, targets), size))
             for metric in streaming.values():
                 metric.update(outputs, targets)
             if whole:
                 kept.append((outputs, targets))
             between()
-        found = {"valid_loss": loss_sum / max(1, seen)}
+        # Only now, so that a GPU need not wait for Python after each batch.
+        loss_sum = sum((float(loss) * size for loss, size in losses), 0.0)
+        found = {"valid_loss": loss_sum / max(1, sum(size for _, size in losses))}
         if whole:
             outputs = concatenate([outputs for outputs, _ in kept])
             targets = concatenate([targets for _, targets in kept])

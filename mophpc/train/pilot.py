@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from mophpc.errors import ExperimentError, InterruptError, MophpcError, StateError, StoreError
+from mophpc.train.arena import Arena
 from mophpc.train.batches import Blocks, Rows
-from mophpc.train.bind import Arena
 from mophpc.train.evaluation import evaluate
 from mophpc.train.session import Session
-from mophpc.train.task import Task
 from mophpc.train.trainer import TorchTrainer, said
 
 TRAINING_PER_EVALUATION = 3
@@ -84,7 +83,8 @@ def time_config(
         session, overhead_s = _time_turn(trainer, config_id, arena, session)
         if overhead_s <= budget_s:  # again: the first release after a start copies more
             session, overhead_s = _time_turn(trainer, config_id, arena, session)
-        eval_s = _time_evaluation(session.task, valid, budget_s)
+        eval_s = _time_evaluation(trainer, session, valid, budget_s)
+        session.release()[1].drop()
     seconds_per_row = paced.seconds_per_row()
     if eval_s is None:
         eval_s = seconds_per_row / TRAINING_PER_EVALUATION
@@ -96,12 +96,17 @@ def _time_turn(
 ) -> tuple[Session, float]:
     """End a visit and begin the next; return its session, and the seconds that both took."""
     begin_s = time.perf_counter()
-    session = trainer.resume(config_id, arena, session.release())
+    rest, held = session.release()
+    held.land()  # as it would before it hops
+    session = trainer.resume(config_id, arena, rest, held=held)
     return session, time.perf_counter() - begin_s
 
 
-def _time_evaluation(task: Task, valid: Rows, budget_s: float) -> float | None:
+def _time_evaluation(
+    trainer: TorchTrainer, session: Session, valid: Rows, budget_s: float
+) -> float | None:
     """Return seconds per validation row, or None where some of the rows cannot be evaluated."""
+    task = session.task
     batch_size = task.eval_batch_size or task.batch_size
     seconds, rows = 0.0, _First(valid, 0)
     try:
@@ -109,7 +114,7 @@ def _time_evaluation(task: Task, valid: Rows, budget_s: float) -> float | None:
             if seconds <= budget_s:
                 rows = _First(valid, num_batches * batch_size)
                 begin_s = time.perf_counter()
-                evaluate(task, rows)
+                evaluate(task, rows, device=trainer.device)
                 seconds = time.perf_counter() - begin_s
     except (StoreError, InterruptError):
         raise

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mophpc.train.arena import Layout
+from mophpc.train.arena import Arena, Home, Layout
 from mophpc.train.batches import Clocked, Rows, batches
-from mophpc.train.bind import Arena, clear_gradients, settle
+from mophpc.train.bind import clear_gradients, settle
+from mophpc.train.device import CPU, Device
 from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
+from mophpc.train.stage import Held, InPlace, Staging
 from mophpc.train.task import Batch, Task
 from mophpc.train.weights import save_weights
 
@@ -32,30 +35,85 @@ class Outcome:
     """Seconds in which batches were made ready."""
 
 
-def train_step(task: Task, batch: Batch) -> float | None:
-    """Train one batch; return its loss, or None where that is not finite."""
+def train_step(task: Task, batch: Batch, *, look: bool = True) -> Tensor | float | None:
+    """Train one batch; return its loss.
+
+    Args:
+        task: what is trained.
+        batch: on its device.
+        look: at the loss, before the backward pass; return None where it is not finite.
+    """
+    loss: Tensor | float
     if task.training_step is not None:
         loss = task.training_step(task, batch)
         if not isinstance(loss, torch.Tensor | float | int):
             kind = type(loss).__name__
             raise TypeError(f"training_step returned a {kind}; it must return the loss")
-        value = loss.item() if isinstance(loss, torch.Tensor) else float(loss)
-        if not math.isfinite(value):
+        loss = loss.detach() if isinstance(loss, torch.Tensor) else float(loss)
+        if look and not math.isfinite(loss):
             return None
     else:
         task.optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(task.model(batch[task.inputs]), batch[task.targets])
-        value = loss.item()
-        if not math.isfinite(value):
+        with task.autocast():
+            output = task.loss(task.model(batch[task.inputs]), batch[task.targets])
+        loss = output.detach()
+        if look and not math.isfinite(loss):
             return None
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if task.clip_grad_norm is not None:
-            parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, task.clip_grad_norm)
-        task.optimizer.step()
+        _backward(task, output)
     if task.lr_scheduler is not None and task.scheduler_interval == "step":
         task.lr_scheduler.step()
-    return value
+    return loss
+
+
+def _backward(task: Task, loss: Tensor) -> None:
+    """Backward pass, clipping and optimizer step, with scaled gradients where there is a scaler."""
+    scaler = task.scaler
+    scaled = loss if scaler is None else scaler.scale(loss)
+    scaled.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if task.clip_grad_norm is not None:
+        if scaler is not None:
+            scaler.unscale_(task.optimizer)
+        parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, task.clip_grad_norm)
+    if scaler is None:
+        task.optimizer.step()
+    else:
+        scaler.step(task.optimizer)
+        scaler.update()
+
+
+class _Losses:
+    """The losses of a visit, looked at after each batch or, for a GPU's sake, many at once."""
+
+    def __init__(self, look_every: int) -> None:
+        self._look_every = look_every
+        self._unseen: list[tuple[Tensor | float, int]] = []
+        self.loss_sum = 0.0
+        self.rows = 0
+        self.is_finite = True
+
+    def add(self, loss: Tensor | float, rows: int) -> None:
+        """Take the mean loss over some rows."""
+        self._unseen.append((loss, rows))
+        if len(self._unseen) >= self._look_every:
+            self.look()
+
+    def look(self) -> None:
+        """Add up, in order, until one is not finite."""
+        for value, (_, rows) in zip(_values(self._unseen), self._unseen, strict=True):
+            self.is_finite = self.is_finite and math.isfinite(value)
+            if self.is_finite:
+                self.loss_sum += value * rows
+                self.rows += rows
+        self._unseen.clear()
+
+
+def _values(losses: list[tuple[Tensor | float, int]]) -> list[float]:
+    """Return losses as numbers, with one copy from the device."""
+    tensors = [loss for loss, _ in losses if isinstance(loss, torch.Tensor)]
+    if len(tensors) < 2 or len(tensors) < len(losses):
+        return [float(loss) for loss, _ in losses]
+    return [float(value) for value in torch.stack([t.double().reshape(()) for t in tensors]).cpu()]
 
 
 class Session:
@@ -70,10 +128,16 @@ class Session:
         seed: int,
         progress: list[float],
         between: Callable[[], None],
+        device: Device = CPU,
+        home: Home | None = None,
+        staging: Staging | None = None,
     ) -> None:
         self.task = task
         self._layout = layout
         self._arena = arena
+        self._device = device
+        self._home = home or Home.of(arena)
+        self._staging: Staging = staging or InPlace()
         self._seed = seed
         self._between = between
         # Of the epoch so far: sum of losses over rows, rows, seconds. It hops with the state.
@@ -88,24 +152,25 @@ class Session:
         if isinstance(task.loss, torch.nn.Module):
             task.loss.train()
         clear_gradients(task)
-        loss_sum, trained, diverged = 0.0, 0, False
+        every = self._device.look_every
+        losses = _Losses(every)
         order = sample_order(self._seed, epoch, shard, rows.rows)
-        clocked = Clocked(batches(rows, order, task.batch_size))
+        clocked = Clocked(batches(rows, order, task.batch_size, self._device))
         for batch in clocked:
             size = len(batch[task.targets])
             if task.batch_transform is not None:
                 batch = task.batch_transform(batch)  # noqa: PLW2901  # it stands for the batch
-            value = train_step(task, batch)
-            if value is None:
-                diverged = True
+            loss = train_step(task, batch, look=every == 1)
+            losses.add(math.nan if loss is None else loss, size)
+            if not losses.is_finite:
                 break
-            loss_sum += value * size
-            trained += size
             self._between()
-        self._loss_sum += loss_sum
-        self._rows += trained
+        losses.look()
+        self._loss_sum += losses.loss_sum
+        self._rows += losses.rows
         self._seconds += time.perf_counter() - start_s
-        return Outcome(trained, loss_sum / max(1, trained), diverged, clocked.seconds)
+        mean = losses.loss_sum / max(1, losses.rows)
+        return Outcome(losses.rows, mean, not losses.is_finite, clocked.seconds)
 
     def evaluate(self, epoch: int, rows: Rows) -> dict[str, float]:
         """End an epoch: evaluate, step the scheduler, return losses, metrics and seconds.
@@ -114,17 +179,17 @@ class Session:
         """
         seed_generators(self._seed, epoch, 0, EVALUATION)
         found = {"train_loss": self._loss_sum / max(1, self._rows), "seconds": self._seconds}
-        found |= evaluate(self.task, rows, self._between)
+        found |= evaluate(self.task, rows, self._between, self._device)
         step_epoch(self.task, found)
         self._loss_sum, self._rows, self._seconds = 0.0, 0.0, 0.0
         return found
 
-    def release(self) -> bytes:
-        """Bring the whole state into the arena; return the rest of it."""
+    def release(self) -> tuple[bytes, Held]:
+        """Bring the whole state together; return the rest of it, and what still has its arena."""
         clear_gradients(self.task)
-        return settle(
-            self.task, self._layout, self._arena, (self._loss_sum, self._rows, self._seconds)
-        )
+        progress = (self._loss_sum, self._rows, self._seconds)
+        rest = settle(self.task, self._layout, self._home, progress, self._device)
+        return rest, self._staging.release(self._arena)
 
     def save(self, path: Path) -> int:
         """Write the model's weights as safetensors; return the bytes written."""

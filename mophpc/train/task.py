@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,6 +14,13 @@ from mophpc.errors import ExperimentError
 
 Batch = dict[str, Tensor]
 """Field name to the rows of a batch, (rows, *shape of the field)."""
+
+
+SCALER = "scaler"
+"""Name in `Task.extras` of what scales the gradients of `float16`."""
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What forward passes compute in; None: what the tensors are."""
 
 
 @runtime_checkable
@@ -66,6 +74,31 @@ class Task:
     """Field that the model is called with."""
     targets: str = "y"
     """Field that loss and metrics are called with."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What model and loss are computed in, by `torch.autocast`; weights stay as they are. With
+    `float16` gradients are scaled by `scaler`, whose state hops."""
+    compile: bool | Mapping[str, Any] = False
+    """Compile the model with `torch.compile`, once per rank and architecture; a mapping has further
+    arguments of it. Shapes are never taken as dynamic: code would depend on what came before."""
+    device: torch.device = field(default=torch.device("cpu"), init=False)
+    """Where it is trained; batches are there before they are transformed."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Scales the gradients of a `float16` Task; None with any other precision."""
+        found = self.extras.get(SCALER)
+        return found if isinstance(found, torch.amp.GradScaler) else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for forward passes in a `training_step` of your own."""
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def place(self, device: torch.device) -> None:
+        """Say where it is trained; its tensors are moved by others."""
+        self.device = device
+        if self.precision == "float16" and self.scaler is None:
+            self.extras = {**self.extras, SCALER: torch.amp.GradScaler(device.type)}
 
 
 def check_task(task: Any, config_name: str, fields: tuple[str, ...]) -> Task:
@@ -116,6 +149,11 @@ def _fault_in_rest(task: Task, fields: tuple[str, ...]) -> str | None:
         return f"Task.scheduler_interval is {task.scheduler_interval!r}; allowed: 'epoch', 'step'"
     if task.lr_scheduler is not None and not isinstance(task.lr_scheduler, Stateful):
         return "Task.lr_scheduler has no state_dict and load_state_dict; its state could not hop"
+    if task.precision not in PRECISIONS:
+        return f"Task.precision is {task.precision!r}; allowed: {', '.join(PRECISIONS)}"
+    fault = _fault_in_compile(task)
+    if fault is not None:
+        return fault
     known = ("train_loss", "valid_loss", *task.metrics)
     if task.scheduler_metric not in known:
         return f"Task.scheduler_metric is '{task.scheduler_metric}'; allowed: {', '.join(known)}"
@@ -129,6 +167,19 @@ def _fault_in_rest(task: Task, fields: tuple[str, ...]) -> str | None:
                 f"it has {', '.join(fields)}"
             )
     return _fault_in_metrics(task.metrics)
+
+
+def _fault_in_compile(task: Task) -> str | None:
+    if not isinstance(task.compile, bool | Mapping):
+        kind = type(task.compile).__name__
+        return f"Task.compile is a {kind}; allowed: True, False or arguments of torch.compile"
+    if isinstance(task.compile, Mapping) and "dynamic" in task.compile:
+        return "Task.compile has 'dynamic', which mophpc sets to False; leave it out"
+    extra = task.extras.get(SCALER)
+    if task.precision == "float16" and extra is not None and task.scaler is None:
+        kind = type(extra).__name__
+        return f"Task.extras['{SCALER}'] is a {kind}; with float16: a torch.amp.GradScaler"
+    return None
 
 
 def _fault_in_metrics(metrics: Mapping[str, Any]) -> str | None:

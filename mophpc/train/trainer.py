@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,20 @@ import numpy as np
 import torch
 
 from mophpc.errors import ExperimentError, MophpcError
-from mophpc.train.arena import Layout, allocate
+from mophpc.train.arena import Arena, Home, Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
-from mophpc.train.bind import Arena, Draft, bind, bind_new, layout_of, settle
+from mophpc.train.bind import Draft, bind, bind_new, layout_of, move, settle
+from mophpc.train.compiling import compile_models
+from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
 from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
+from mophpc.train.stage import Held, staging_for
 from mophpc.train.task import Batch, Task, check_task
+
+_MOST_SKIPPED = 24
+"""Steps that a scaler leaves out at most, to begin with: it halves a scale of 2^16 each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Probe:
     """Why it must be built with its initial weights at every visit; None where it need not."""
     metrics: tuple[str, ...] = ()
     """Names of the Task's metrics."""
+    compiles: bool = False
+    """Whether its models are compiled."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, to be shared with all ranks."""
@@ -36,12 +45,14 @@ class Probe:
             "layout": self.layout.to_json(),
             "ordinary": self.ordinary,
             "metrics": list(self.metrics),
+            "compiles": self.compiles,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Probe:
         """Read what `to_json` gave."""
-        return cls(Layout.from_json(value["layout"]), value["ordinary"], tuple(value["metrics"]))
+        layout, metrics = Layout.from_json(value["layout"]), tuple(value["metrics"])
+        return cls(layout, value["ordinary"], metrics, value["compiles"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class TorchTrainer:
         fields: the store's field names.
         seed: of the experiment.
         between: called after each batch; it may raise to stop.
+        device: where configs are trained.
+        buffers: states that are on the device at a time, where its memory is its own.
     """
 
     def __init__(
@@ -73,12 +86,16 @@ class TorchTrainer:
         fields: tuple[str, ...],
         seed: int,
         between: Callable[[], None] = lambda: None,
+        device: Device = CPU,
+        buffers: int = 3,
     ) -> None:
         self._build_config = build
         self._configs = configs
         self._fields = fields
         self._seed = seed
         self._between = between
+        self.device = device
+        self.staging = staging_for(device, buffers)
         self._probes: Sequence[Probe] = ()
 
     def adopt(self, probes: Sequence[Probe]) -> None:
@@ -101,9 +118,14 @@ class TorchTrainer:
         """Return why a config must be built with its initial weights at every visit, or None."""
         return self._probes[config_id].ordinary
 
+    def compiles(self, config_id: int) -> bool:
+        """Return whether a config's models are compiled."""
+        return self._probes[config_id].compiles
+
     def allocate(self, nbytes: int) -> Arena:
-        """Return memory for an arena."""
-        return allocate(nbytes)
+        """Return memory for an arena, from where a device can copy in the background."""
+        memory = self.device.memory
+        return allocate(nbytes) if memory is None else memory.pinned(nbytes).numpy()
 
     def start(self, config_id: int, arena: Arena) -> Session:
         """Build a config with its initial weights, in `arena`.
@@ -112,8 +134,14 @@ class TorchTrainer:
             ExperimentError: the user's `build` raised or returned the wrong thing.
         """
         layout = self._probes[config_id].layout
-        task = bind_new(self._build(config_id), layout, arena)
-        return self._session(task, layout, arena, [])
+        home = self.staging.reserve(arena, layout)
+        self.staging.ready(arena)
+        task = bind_new(self._build(config_id), layout, home, self.device)
+        return self._session(task, layout, arena, home, [])
+
+    def ahead(self, config_id: int, arena: Arena, held: Held | None = None) -> None:
+        """Begin to bring a state to the device: its visit is next."""
+        self.staging.ahead(arena, self._probes[config_id].layout, held)
 
     def draft(self, config_id: int, arena: Arena) -> Draft:
         """Build a config around a state that is on its way to `arena`.
@@ -122,25 +150,50 @@ class TorchTrainer:
             ExperimentError: the user's `build` raised or returned the wrong thing.
             StateError: what it built has another layout.
         """
-        probe = self._probes[config_id]
-        lean = probe.ordinary is None
-        return Draft(lambda: self._build(config_id), probe.layout, arena, lean=lean)
+        return self._draft(config_id, self.staging.reserve(arena, self._probes[config_id].layout))
 
     def resume(
-        self, config_id: int, arena: Arena, rest: bytes, draft: Draft | None = None
+        self,
+        config_id: int,
+        arena: Arena,
+        rest: bytes,
+        draft: Draft | None = None,
+        held: Held | None = None,
     ) -> Session:
-        """Bind a config to a state that arrived, with the draft made for it if there is one.
+        """Bind a config to a state that is here, with the draft made for it if there is one.
+
+        Args:
+            config_id: the config.
+            arena: its bytes, unless `held` still has newer ones.
+            rest: what belongs to them.
+            draft: what `draft` returned for this arena.
+            held: what `release` returned with `rest`, where that was on this rank.
 
         Raises:
             ExperimentError: the user's `build` raised or returned the wrong thing.
             StateError: the state is not this config's.
         """
-        draft = self.draft(config_id, arena) if draft is None else draft
+        layout = self._probes[config_id].layout
+        home = self.staging.fetch(arena, layout, held)
+        if draft is None or draft.home.device.data_ptr() != home.device.data_ptr():
+            draft = self._draft(config_id, home)
+        self.staging.ready(arena)
         task, progress = draft.finish(rest)
-        return self._session(task, self._probes[config_id].layout, arena, progress)
+        return self._session(task, layout, arena, home, progress)
 
-    def digest(self, config_id: int, arena: Arena, rest: bytes) -> str:
+    def forget(self, arena: Arena) -> None:
+        """Let go of what was made ready for a state that will not be trained."""
+        self.staging.forget(arena)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that visits have waited for states to get to the device."""
+        return self.staging.waited_s
+
+    def digest(self, config_id: int, arena: Arena, rest: bytes, held: Held | None = None) -> str:
         """Return the state's `state_sha256`."""
+        if held is not None:
+            held.wait()
         return state_sha256(self._probes[config_id].layout, arena, rest)
 
     def probe(self, config_id: int, rows: Rows, shard_rows: Sequence[int] = ()) -> Probe:
@@ -161,18 +214,15 @@ class TorchTrainer:
         name = self._configs[config_id][0]
         task = self._build(config_id)
         try:
-            batch = next(batches(rows, np.arange(min(task.batch_size, rows.rows)), task.batch_size))
-            self._step(task, batch)
-            layout = layout_of(task)
-            arena = allocate(layout.nbytes)
-            arena[:] = 0  # bytes between tensors are compared too
-            rest = settle(task, layout, arena)
-            metrics = tuple(task.metrics)
+            batch = self._first_batch(task, rows)
+            self._first_step(task, batch)
+            layout = layout_of(task, self.device)
+            home = self._scratch(layout)
+            rest = settle(task, layout, home, device=self.device)
+            start, metrics, compiles = self._bytes(home, layout), tuple(task.metrics), task.compile
             self._try_short(name, task, batch, shard_rows)
             del task
-            other = allocate(layout.nbytes)
-            other[:] = arena
-            ordinary = self._rehearse(config_id, layout, other, rest, batch, lean=False)
+            ordinary = self._rehearse(config_id, layout, start, rest, batch, lean=False)
         except MophpcError as error:
             named = str(error).startswith(f"config {name}: ")
             raise ExperimentError(str(error) if named else f"config {name}: {error}") from (
@@ -184,7 +234,7 @@ class TorchTrainer:
             ) from error
         reason = None
         try:
-            lean = self._rehearse(config_id, layout, arena, rest, batch, lean=True)
+            lean = self._rehearse(config_id, layout, start, rest, batch, lean=True)
             if lean.rest != ordinary.rest or not np.array_equal(lean.arena, ordinary.arena):
                 reason = "a build on the meta device trains differently"
             elif ordinary.failure is not None:
@@ -197,7 +247,35 @@ class TorchTrainer:
             # Without the config's name: many configs may fail alike, which is said once.
             cause = error.__cause__ if isinstance(error, ExperimentError) else error
             reason = f"building on the meta device fails: {said(cause or error)}"
-        return Probe(layout, reason, metrics)
+        return Probe(layout, reason, metrics, compiles is not False)
+
+    def prime(self, config_id: int, rows: Rows, valid: Rows, shard_rows: Sequence[int]) -> None:
+        """Compile what a config's visits will run, where a probe elsewhere has not done it here.
+
+        Args:
+            config_id: the config.
+            rows: a shard, from which a batch is taken.
+            valid: the validation rows.
+            shard_rows: rows of all shards, whose last batches have sizes of their own.
+
+        Raises:
+            ExperimentError: the user's code failed.
+        """
+        probe = self._probes[config_id]
+        task = bind_new(
+            self._build(config_id), probe.layout, self._scratch(probe.layout), self.device
+        )
+        compile_models(task)
+        batch = self._first_batch(task, rows)
+        sizes = {min(task.batch_size, len(batch[task.targets]))}
+        sizes |= {rows % task.batch_size for rows in shard_rows} - {0}
+        for size in sorted(sizes, reverse=True):
+            self._step(task, {field: part[:size] for field, part in batch.items()})
+        size = task.eval_batch_size or task.batch_size
+        some = min(valid.rows, size + valid.rows % size)
+        found = next(batches(valid, np.arange(some), some, self.device))
+        with suppress(Exception):  # a metric may well want all rows
+            evaluate(task, InMemory(found), device=self.device)
 
     def _try_short(self, name: str, task: Task, batch: Batch, shard_rows: Sequence[int]) -> None:
         """Train the shortest last batch: BatchNorm, for one, cannot be trained on a single row."""
@@ -213,18 +291,49 @@ class TorchTrainer:
             ) from error
 
     def _rehearse(
-        self, config_id: int, layout: Layout, arena: Arena, rest: bytes, batch: Batch, *, lean: bool
+        self, config_id: int, layout: Layout, start: Arena, rest: bytes, batch: Batch, *, lean: bool
     ) -> _Rehearsal:
-        task, _ = bind(lambda: self._build(config_id), layout, arena, rest, lean=lean)
+        home = self._scratch(layout, start)
+        task, _ = bind(lambda: self._built(config_id, lean=lean), layout, home, rest, lean=lean)
+        compile_models(task)
         self._step(task, batch)
-        rest = settle(task, layout, arena)
+        rest = settle(task, layout, home, device=self.device)
+        arena = self._bytes(home, layout)
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
-            return _Rehearsal(arena, rest, evaluate(task, InMemory(batch)))
+            found = evaluate(task, InMemory(batch), device=self.device)
+            return _Rehearsal(arena, rest, found)
         except (Exception, SystemExit) as error:  # a metric may well want more than a batch
             if isinstance(error, ExperimentError) and not lean:
                 raise  # one that returns no number will not return one later
             return _Rehearsal(arena, rest, {}, said(error))
+
+    def _scratch(self, layout: Layout, start: Arena | None = None) -> Home:
+        """Return memory for a state that no visit is made with, with the bytes of `start` or 0."""
+        host = torch.zeros(layout.nbytes, dtype=torch.uint8)
+        if start is not None:
+            host.copy_(torch.from_numpy(start))
+        memory = self.device.memory
+        return Home(host if memory is None else memory.empty(layout.nbytes).copy_(host), host)
+
+    def _bytes(self, home: Home, layout: Layout) -> Arena:
+        """Return a copy of a state's bytes, on the host."""
+        found = home.host.clone()
+        size = layout.device_nbytes
+        found[:size] = home.device[:size].cpu()
+        return found.numpy()
+
+    def _first_batch(self, task: Task, rows: Rows) -> Batch:
+        order = np.arange(min(task.batch_size, rows.rows))
+        return next(batches(rows, order, task.batch_size, self.device))
+
+    def _first_step(self, task: Task, batch: Batch) -> None:
+        """Train a batch, so that the optimizer has state."""
+        for _ in range(_MOST_SKIPPED):
+            self._step(task, batch)
+            # A scaler begins too high, and leaves steps out until gradients are finite.
+            if task.scaler is None or task.optimizer.state:
+                return
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)
@@ -233,17 +342,42 @@ class TorchTrainer:
         train_step(task, task.batch_transform(batch) if task.batch_transform else batch)
 
     def _build(self, config_id: int) -> Task:
+        """Return a config with its initial weights, on the device."""
+        return self._built(config_id, lean=False)
+
+    def _built(self, config_id: int, *, lean: bool) -> Task:
         name, values = self._configs[config_id]
         seed_all(self._seed)
         try:
             task = self._build_config(dict(values))
         except (Exception, SystemExit) as error:
             raise ExperimentError(f"config {name}: build raised {said(error)}") from error
-        return check_task(task, name, self._fields)
+        task = check_task(task, name, self._fields)
+        if lean:
+            task.place(self.device.where)
+        else:
+            move(task, self.device)
+        return task
 
-    def _session(self, task: Task, layout: Layout, arena: Arena, progress: list[float]) -> Session:
+    def _draft(self, config_id: int, home: Home) -> Draft:
+        probe = self._probes[config_id]
+        lean = probe.ordinary is None
+        return Draft(lambda: self._built(config_id, lean=lean), probe.layout, home, lean=lean)
+
+    def _session(
+        self, task: Task, layout: Layout, arena: Arena, home: Home, progress: list[float]
+    ) -> Session:
+        compile_models(task)
         return Session(
-            task, layout, arena, seed=self._seed, progress=progress, between=self._between
+            task,
+            layout,
+            arena,
+            seed=self._seed,
+            progress=progress,
+            between=self._between,
+            device=self.device,
+            home=home,
+            staging=self.staging,
         )
 
 

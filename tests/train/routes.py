@@ -10,8 +10,8 @@ import torch
 from torture import build
 
 from mophpc import verify
-from mophpc.train.arena import allocate
 from mophpc.train.batches import InMemory
+from mophpc.train.device import CPU, Device
 from mophpc.train.session import Session
 from mophpc.train.trainer import TorchTrainer
 
@@ -35,8 +35,10 @@ TRAIN = [rows_of(shard, rows) for shard, rows in enumerate(ROWS)]
 VALID = rows_of(9, 10)
 
 
-def make_trainer(config: Mapping[str, Any], build: Build = build) -> TorchTrainer:
-    trainer = TorchTrainer(build, [("c000", config)], fields=("x", "y"), seed=SEED)
+def make_trainer(
+    config: Mapping[str, Any], build: Build = build, device: Device = CPU
+) -> TorchTrainer:
+    trainer = TorchTrainer(build, [("c000", config)], fields=("x", "y"), seed=SEED, device=device)
     trainer.adopt([trainer.probe(0, InMemory(TRAIN[0]))])
     return trainer
 
@@ -52,24 +54,29 @@ def make_visit(session: Session, step: int) -> dict[str, float]:
 
 
 def kept(trainer: TorchTrainer) -> Iterator[tuple[str, dict[str, float], Session]]:
-    """Train in one session from start to end."""
-    arena = allocate(trainer.nbytes(0))
+    """Train where it is from start to end: on the CPU, in one session."""
+    arena = trainer.allocate(trainer.nbytes(0))
     arena[:] = 0xA5
     session = trainer.start(0, arena)
     for step in range(len(ROUTE)):
         metrics = make_visit(session, step)
-        yield trainer.digest(0, arena, session.release()), metrics, session
+        rest, held = session.release()
+        yield trainer.digest(0, arena, rest, held), metrics, session
+        if trainer.device is not CPU:
+            session = trainer.resume(0, arena, rest, held=held)
 
 
 def hopped(trainer: TorchTrainer) -> Iterator[tuple[str, dict[str, float], Session]]:
     """Train with a hop after every visit, and with nothing left of where the config was before."""
-    arena = allocate(trainer.nbytes(0))
+    arena = trainer.allocate(trainer.nbytes(0))
     arena[:] = 0x5A
     session = trainer.start(0, arena)
     for step in range(len(ROUTE)):
         metrics = make_visit(session, step)
-        rest = session.release()
-        there = allocate(trainer.nbytes(0))
+        rest, held = session.release()
+        held.wait()
+        held.drop()
+        there = trainer.allocate(trainer.nbytes(0))
         there[:] = arena
         arena[:] = 0xFF
         yield trainer.digest(0, there, rest), metrics, session
@@ -79,6 +86,8 @@ def hopped(trainer: TorchTrainer) -> Iterator[tuple[str, dict[str, float], Sessi
 
 class Shards:
     """The rows, as `mophpc.verify` reads them from a store."""
+
+    where = torch.device("cpu")
 
     def train(self, shard: int) -> Fields:
         return TRAIN[shard]
@@ -91,6 +100,6 @@ def sequential(config: Mapping[str, Any], steps: int, build: Build = build) -> A
     """Return the Task that plain torch trained along the first steps of the route."""
     route = [{"epoch": epoch, "shard": shard} for epoch, shard in ROUTE[:steps]]
     row = {"hyperparameters": dict(config), "route": route}
-    settings: Any = SimpleNamespace(seed=SEED)
+    settings: Any = SimpleNamespace(seed=SEED, device=SimpleNamespace(use="cpu"))
     shards: Any = Shards()
     return verify.train_again(settings, build, row, shards)

@@ -108,7 +108,7 @@ def test_state_that_is_not_of_the_layout_counts_too():
     trainer = make_trainer(config)
     arena = allocate(trainer.nbytes(0))
     session = trainer.start(0, arena)
-    before = trainer.digest(0, arena, session.release())
+    before = trainer.digest(0, arena, *session.release())
     late = session.task.model.stray
     session.task.optimizer.state[session.task.model.frozen.weight]["late"] = late.detach()
-    assert trainer.digest(0, arena, session.release()) != before
+    assert trainer.digest(0, arena, *session.release()) != before

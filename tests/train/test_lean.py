@@ -133,7 +133,7 @@ def test_extras_that_are_modules_or_optimizers_are_built_lean(more):
 def test_a_lean_build_is_on_the_meta_device_and_its_task_is_not():
     trainer = make_trainer({}, plain)
     arena = allocate(trainer.nbytes(0))
-    rest = trainer.start(0, arena).release()
+    rest, _ = trainer.start(0, arena).release()
     devices.clear()
     session = trainer.resume(0, arena, rest)
     assert devices == ["meta"]

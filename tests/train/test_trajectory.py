@@ -16,6 +16,7 @@ import mophpc
 from mophpc import verify
 from mophpc.data import prepare
 from mophpc.files import read_lines
+from mophpc.train.device import CPU, Device, choose_device
 
 OPTIMIZERS = (
     "sgd",
@@ -41,11 +42,17 @@ CONFIGS = (
 )
 
 
+def apart() -> Device:
+    """Return a device whose memory is apart from the arenas', as a GPU's is."""
+    return choose_device("twin", [], 0)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, c.values())))
-def test_every_visit_ends_in_the_same_bytes_with_and_without_hops(config):
+@pytest.mark.parametrize("device", [CPU, apart()], ids=["cpu", "apart"])
+def test_every_visit_ends_in_the_same_bytes_with_and_without_hops(config, device):
     config = {"lr": 0.02} | config
-    trainer = make_trainer(config)
-    staying, hopping = kept(trainer), hopped(trainer)
+    staying = kept(make_trainer(config, device=device))
+    hopping = hopped(make_trainer(config, device=device))
     digests = []
     for step, (stay, hop) in enumerate(zip(staying, hopping, strict=True)):
         assert hop[0] == stay[0], f"after visit {step}"

@@ -1,0 +1,119 @@
+"""Which device each rank trains on: chosen before MPI starts, agreed on after."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mophpc import experiment as settings
+from mophpc.errors import LaunchError
+from mophpc.hop.collectives import Group
+from mophpc.launcher import launched_local_rank, launched_ranks
+from mophpc.run.ports import View
+from mophpc.train.batches import Placing
+from mophpc.train.device import CPU, Device, be_deterministic, choose_device
+
+ROWS_SHARE = 0.5
+"""Of a device's free memory, for rows, where nobody says; training needs the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The device of a rank, and how many ranks use it."""
+
+    device: Device = CPU
+    sharing: int = 1
+
+    def placing(self, budget_bytes: int | None) -> Placing:
+        """Return what puts rows on the device."""
+        if budget_bytes is None:
+            memory = self.device.memory
+            free = 0 if memory is None else memory.free_bytes
+            budget_bytes = int(ROWS_SHARE * free / self.sharing)
+        return Placing(self.device, budget_bytes)
+
+
+Chosen = Callable[[], Device]
+
+
+def bind_device(wanted: settings.Device, local_rank: int) -> Chosen:
+    """Choose this process's device now, and return what tells it, or raises why there is none."""
+    try:
+        device = choose_device(wanted.use, wanted.indices, local_rank)
+    except LaunchError as error:
+        failure = error
+
+        def fail() -> Device:
+            raise failure
+
+        return fail
+    if device.kind == "cuda" and wanted.deterministic:
+        be_deterministic()
+    return lambda: device
+
+
+def agree_on_devices(group: Group, chosen: Chosen, view: View) -> Bound:
+    """Collective. Return this rank's device; rank 0 says what the ranks train on.
+
+    Raises:
+        LaunchError: a rank has none, or they differ in kind; on all ranks.
+    """
+    device = group.attempt(chosen)
+    device.use()
+    found = group.gather([socket.gethostname(), device.kind, device.name, device.identity])
+    names = [[host, kind, name, identity] for host, kind, name, identity in found]
+    counts = group.from_root(lambda: _told(names, view))
+    return Bound(device, counts[group.rank])
+
+
+def _told(ranks: Sequence[Sequence[str]], view: View) -> list[int]:
+    """Say on rank 0 what the ranks train on; return how many ranks use each rank's device."""
+    kinds = _grouped([kind for _, kind, _, _ in ranks])
+    if len(kinds) > 1:
+        text = " and ".join(f"{kind} on {_ranks(who)}" for kind, who in kinds.items())
+        raise LaunchError(
+            f"the ranks would not train on the same kind of device: {text}; give each a GPU, or "
+            f"say device.use = 'cpu'"
+        )
+    (kind,) = kinds
+    if kind == "cpu":
+        return [1] * len(ranks)
+    devices = _grouped([f"{host} {identity}" for host, _, _, identity in ranks])
+    models = _grouped([name for _, _, name, _ in ranks])
+    view.note(f"training on {', '.join(models)}; {len(devices)} for {len(ranks)} ranks")
+    counts = [1] * len(ranks)
+    for who in devices.values():
+        for rank in who:
+            counts[rank] = 1 if kind == "twin" else len(who)
+    crowded = [who for who in devices.values() if len(who) > 1 and kind != "twin"]
+    if crowded:
+        shown = "; ".join(_ranks(who) for who in crowded[:4])
+        more = f"; and {len(crowded) - 4} more" if len(crowded) > 4 else ""
+        view.note(f"note: ranks that share a GPU, and take turns on it: {shown}{more}")
+    return counts
+
+
+def _grouped(values: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        found.setdefault(value, []).append(rank)
+    return found
+
+
+def _ranks(who: Sequence[int]) -> str:
+    return f"rank {who[0]}" if len(who) == 1 else f"ranks {', '.join(map(str, who))}"
+
+
+def local_rank_of(environ: Mapping[str, str], ask: Callable[[], int]) -> int:
+    """Return a process's number on its host, from its launcher, or where it says none, from MPI.
+
+    Args:
+        environ: of the process.
+        ask: starts MPI and returns the number; called only where there are other ranks.
+    """
+    told = launched_local_rank(environ)
+    if told is not None:
+        return told
+    launched = launched_ranks(environ)
+    return 0 if launched is None or launched[0] == 1 else ask()

@@ -1,0 +1,286 @@
+"""Where configs are trained: the CPU, a GPU, or a stand-in for one; all that is known of GPUs.
+
+Each rank has one device, chosen by its number on its host before MPI starts: an MPI that can send
+from GPU memory looks at the current device when it is initialised.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mophpc.errors import LaunchError
+
+LOOK_EVERY = 32
+"""On a GPU losses are looked at after so many batches and at a visit's end: who looks at each one
+waits for the GPU, and the GPU then waits for Python."""
+
+
+class Copy(Protocol):
+    """Bytes on their way between a device and the host."""
+
+    def test(self) -> bool:
+        """Return whether they are there."""
+
+    def wait(self) -> None:
+        """Return when they are there."""
+
+
+class Memory(Protocol):
+    """The memory of a device that has its own, and copies that go on beside the computation."""
+
+    @property
+    def free_bytes(self) -> int:
+        """How much more could be allocated now."""
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor is in this memory."""
+
+    def pinned(self, nbytes: int) -> Tensor:
+        """Return (nbytes,) uint8 on the host, from where and to where copies go in the background.
+
+        The caching allocator of torch rounds large sizes up to a power of two.
+        """
+
+    def empty(self, nbytes: int) -> Tensor:
+        """Return (nbytes,) uint8 on the device.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room.
+        """
+
+    def copy_in(self, source: Tensor, target: Tensor | None = None) -> tuple[Tensor, Copy]:
+        """Begin to copy from the host; return the tensor on the device, a new one without `target`.
+
+        Nothing that was computed so far may use `target` any more.
+        """
+
+    def copy_out(self, source: Tensor, target: Tensor) -> Copy:
+        """Begin to copy to the host what has been computed so far."""
+
+    def settle(self) -> None:
+        """Return when all that was computed so far is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a rank trains on."""
+
+    kind: str
+    """`cpu`, `cuda` or `twin`."""
+    where: torch.device
+    name: str
+    memory: Memory | None = None
+    """None: training works on the arenas themselves."""
+    identity: str = ""
+    """The same for two ranks of a host only where they share a device."""
+
+    @property
+    def look_every(self) -> int:
+        """After how many batches losses are looked at."""
+        return 1 if self.memory is None else LOOK_EVERY
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether this device works on a tensor; else it is one that stays on the CPU."""
+        return self.memory is None or self.memory.holds(tensor)
+
+    def use(self) -> None:
+        """Make it the current device of the calling thread."""
+        if self.where.type == "cuda":
+            torch.cuda.set_device(self.where)
+
+
+_CUDA: Any = torch.cuda  # its classes are untyped
+
+CPU = Device("cpu", torch.device("cpu"), "CPU")
+
+
+def choose_device(use: str, indices: Sequence[int], local_rank: int) -> Device:
+    """Return the device of a rank, and make it the current one of this thread.
+
+    Args:
+        use: `auto` (a GPU where there is one), `cpu`, `cuda` or `twin`.
+        indices: GPU of each rank of a host, by local rank, again from the first where there are
+            more ranks; empty: one after the other.
+        local_rank: the rank's number among those of its host.
+
+    Raises:
+        LaunchError: there is no such GPU.
+    """
+    if use == "twin":
+        return Device("twin", torch.device("cpu"), "stand-in for a GPU", Twin())
+    if use == "cpu" or (use == "auto" and not torch.cuda.is_available()):
+        return CPU
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise LaunchError(
+            "device.use is 'cuda', but this rank sees no GPU; ask for GPUs per node "
+            "(--gpus-per-node), look at CUDA_VISIBLE_DEVICES, or say device.use = 'cpu'"
+        )
+    index = indices[local_rank % len(indices)] if indices else local_rank % count
+    if index >= count:
+        raise LaunchError(
+            f"device.indices names GPU {index}, but this rank sees {count}; "
+            f"allowed: 0 to {count - 1}"
+        )
+    where = torch.device("cuda", index)
+    torch.cuda.set_device(where)
+    facts = torch.cuda.get_device_properties(where)
+    identity = str(getattr(facts, "uuid", index))
+    return Device("cuda", where, facts.name, Cuda(where), identity)
+
+
+def be_deterministic() -> None:
+    """Let equal inputs give equal bytes on a GPU too; operations that cannot will raise."""
+    # cuBLAS reads this when its first handle is made (in its manual, "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # only what is wrong would read it
+    torch.backends.cudnn.benchmark = False
+
+
+class _Recorded:
+    """A copy on a stream of a GPU."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        # Blocking: a thread that waits leaves its core to others.
+        self._event: Any = _CUDA.Event(blocking=True)
+        self._event.record(stream)
+
+    def test(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+class Cuda:
+    """The memory of one GPU, with a stream for each direction."""
+
+    def __init__(self, where: torch.device) -> None:
+        self._where = where
+        self._in: torch.cuda.Stream = _CUDA.Stream(where)
+        self._out: torch.cuda.Stream = _CUDA.Stream(where)
+
+    @property
+    def free_bytes(self) -> int:
+        """See `Memory`."""
+        return int(torch.cuda.mem_get_info(self._where)[0])
+
+    def holds(self, tensor: Tensor) -> bool:
+        """See `Memory`."""
+        return tensor.device.type == "cuda"
+
+    def pinned(self, nbytes: int) -> Tensor:
+        """See `Memory`."""
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def empty(self, nbytes: int) -> Tensor:
+        """See `Memory`."""
+        return torch.empty(nbytes, dtype=torch.uint8, device=self._where)
+
+    def copy_in(self, source: Tensor, target: Tensor | None = None) -> tuple[Tensor, Copy]:
+        """See `Memory`."""
+        compute = torch.cuda.current_stream(self._where)
+        with torch.cuda.stream(self._in):
+            if target is None:
+                target = torch.empty_like(source, device=self._where)
+                # Or the allocator would give its bytes away while `compute` still reads them.
+                target.record_stream(compute)
+            target.copy_(source, non_blocking=True)
+            return target, _Recorded(self._in)
+
+    def copy_out(self, source: Tensor, target: Tensor) -> Copy:
+        """See `Memory`."""
+        self._out.wait_stream(torch.cuda.current_stream(self._where))
+        with torch.cuda.stream(self._out):
+            target.copy_(source, non_blocking=True)
+            return _Recorded(self._out)
+
+    def settle(self) -> None:
+        """See `Memory`."""
+        torch.cuda.current_stream(self._where).synchronize()
+
+
+class _Later:
+    """A copy that a thread makes."""
+
+    def __init__(self, done: Future[Any]) -> None:
+        self._done = done
+
+    def test(self) -> bool:
+        if self._done.done():
+            self._done.result()
+        return self._done.done()
+
+    def wait(self) -> None:
+        self._done.result()
+
+
+class Twin:
+    """A stand-in for a GPU: CPU memory apart from the arenas', copied to and from by a thread.
+
+    To try staging where there is no GPU. Bytes that are on their way read as garbage, and tensors
+    without dimensions stay on the host, as an optimizer's step counts do.
+
+    Args:
+        delay_s: how long each copy takes at least.
+        capacity_bytes: how much can be allocated.
+    """
+
+    GARBAGE = 0xC5
+
+    def __init__(self, delay_s: float = 0.0, capacity_bytes: int = 1 << 62) -> None:
+        self._delay_s = delay_s
+        self.free_bytes = capacity_bytes
+        self._thread = ThreadPoolExecutor(1, "twin")
+
+    def holds(self, tensor: Tensor) -> bool:
+        """See `Memory`."""
+        return tensor.ndim > 0
+
+    def pinned(self, nbytes: int) -> Tensor:
+        """See `Memory`."""
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def empty(self, nbytes: int) -> Tensor:
+        """See `Memory`."""
+        if nbytes > self.free_bytes:
+            raise torch.OutOfMemoryError(f"{nbytes} bytes do not fit into the stand-in")
+        self.free_bytes -= nbytes
+        found = torch.full((nbytes,), self.GARBAGE, dtype=torch.uint8)
+        weakref.finalize(found, self._give_back, nbytes)
+        return found
+
+    def _give_back(self, nbytes: int) -> None:
+        self.free_bytes += nbytes
+
+    def copy_in(self, source: Tensor, target: Tensor | None = None) -> tuple[Tensor, Copy]:
+        """See `Memory`."""
+        target = torch.empty_like(source) if target is None else target
+        return target, self._copy(source, target)
+
+    def copy_out(self, source: Tensor, target: Tensor) -> Copy:
+        """See `Memory`."""
+        return self._copy(source, target)
+
+    def settle(self) -> None:
+        """See `Memory`."""
+
+    def _copy(self, source: Tensor, target: Tensor) -> Copy:
+        target.view(torch.uint8).fill_(self.GARBAGE)
+
+        def copy() -> None:
+            time.sleep(self._delay_s)
+            target.copy_(source)
+
+        return _Later(self._thread.submit(copy))
