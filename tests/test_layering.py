@@ -41,6 +41,7 @@ WIRING = {
     "run.conduct",  # collectives and records around the visits, results after them
     "run.setup",  # plugs store and trainer into the ports
     "run.rooms",  # the group of ranks
+    "run.devices",  # chooses the trainer's device, and tries whether MPI sends from it
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world
@@ -54,6 +55,8 @@ VERIFY_USES = {
     "errors",
     "experiment",
     "loading",
+    "train.device",  # how often losses are looked at on a GPU
+    "train.compiling",  # compiled code rounds in its own way
     "train.task",  # what the user's build returns
     "train.batches",  # both since an evaluation may change a state,
     "train.evaluation",  # and a scheduler may ask for a metric

@@ -10,11 +10,12 @@ from typing import Any
 
 from mophpc.data import StoreInfo, read_shard
 from mophpc.doctor.findings import Finding, Report
-from mophpc.doctor.gpu import gpu_aware, gpus
+from mophpc.doctor.gpu import gpus
 from mophpc.doctor.judge import judge
 from mophpc.doctor.surroundings import ask_mpi_alone, attempt, surroundings
 from mophpc.doctor.wire import DEADLINE_S, Deadline, measure_wire
 from mophpc.errors import LaunchError
+from mophpc.hop.aware import gpu_aware
 from mophpc.hop.collectives import Group
 
 GATHER_S = 300.0

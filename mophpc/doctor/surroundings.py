@@ -7,13 +7,12 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mophpc.hop.aware import apart
 from mophpc.launcher import launched_local_rank, launched_rank, launched_ranks
 
 ALONE_S = 60.0
@@ -92,27 +91,6 @@ def shared_memory_bytes() -> int | None:
     """Return the size of /dev/shm, which MPIs use between the ranks of a host."""
     path = Path("/dev/shm")
     return shutil.disk_usage(path).total if path.is_dir() else None
-
-
-def apart(
-    program: str, environ: Mapping[str, str], limit_s: float
-) -> subprocess.CompletedProcess[str]:
-    """Run a Python program in a process of its own, where a crash is only an answer.
-
-    Raises:
-        RuntimeError: it took longer than `limit_s` seconds.
-    """
-    try:
-        return subprocess.run(
-            [sys.executable, "-c", program],
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-            env=dict(environ),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"it took more than {limit_s:g} s") from error
 
 
 def ask_mpi_alone(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -6,16 +6,23 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mophpc import experiment as settings
 from mophpc.errors import LaunchError
+from mophpc.hop.aware import gpu_aware
 from mophpc.hop.collectives import Group
+from mophpc.hop.transport import CONTROL, Buffer, Transport, wait_until
 from mophpc.launcher import launched_local_rank, launched_ranks
 from mophpc.run.ports import View
 from mophpc.train.batches import Placing
-from mophpc.train.device import CPU, Device, be_deterministic, choose_device
+from mophpc.train.device import CPU, Device, Memory, be_deterministic, choose_device, pattern
 
 ROWS_SHARE = 0.5
 """Of a device's free memory, for rows, where nobody says; training needs the rest."""
+
+DIRECT_BYTES = 4 << 20
+"""Sent to try whether they arrive: as much as a chunk of a hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,50 @@ class Bound:
             free = 0 if memory is None else memory.free_bytes
             budget_bytes = int(ROWS_SHARE * free / self.sharing)
         return Placing(self.device, budget_bytes)
+
+    def sends_directly(
+        self, transport: Transport, group: Group, view: View, probe: Callable[[], str] = gpu_aware
+    ) -> bool:
+        """Collective. Return whether the MPI sends from the devices' memory; say so on rank 0.
+
+        Args:
+            transport: with no hop under way.
+            group: its ranks.
+            view: of rank 0.
+            probe: tries it in a process of its own, where a crash is only an answer; `yes`, or why
+                not.
+        """
+        memory = self.device.memory
+        answer = "no: training is on the CPU" if memory is None else "yes"
+        if memory is not None and self.device.kind != "twin":
+            answer = probe()
+        answers = group.share(group.gather(answer))
+        if memory is not None and all(other == "yes" for other in answers):
+            # Between these ranks, over the links that the states will take.
+            right = _arrives(transport, group, memory)
+            answers = group.share(group.gather("yes" if right else "no: other bytes arrived"))
+        failed = [(rank, other) for rank, other in enumerate(answers) if other != "yes"]
+        if group.rank == 0 and failed:
+            rank, why = failed[0]
+            why = why.removeprefix("no: ")
+            view.note(f"note: states are staged through the host, as on rank {rank}, {why}")
+        elif group.rank == 0:
+            view.note("states are sent from device memory, as tried")
+        return not failed
+
+
+def _arrives(transport: Transport, group: Group, memory: Memory) -> bool:
+    """Collective. Send a pattern from device memory to the next rank; return whether it came."""
+    if group.size == 1:
+        return True
+    source, expected = pattern(memory, DIRECT_BYTES)
+    got: Buffer = np.zeros(DIRECT_BYTES, dtype=np.uint8)
+    rank, size = group.rank, group.size
+    received = transport.irecv(got, (rank - 1) % size, 0, CONTROL)
+    sent = transport.isend(source, (rank + 1) % size, 0, CONTROL)
+    for request in (received, sent):
+        wait_until(request.test, group.check)
+    return np.array_equal(got, expected)
 
 
 Chosen = Callable[[], Device]

@@ -123,6 +123,11 @@ def prepare_run(
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
     shards |= group.attempt(lambda: _load(rooms, experiment, store, placing, others))
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
+    if experiment.device.direct and not planned["checked"]:
+        directly = rooms.bound.sends_directly(rooms.transport, group, rooms.view)
+        trainer.staging.is_direct = directly
+    elif experiment.device.direct and rooms.is_root:
+        rooms.view.note("note: hops have a checksum, so states are staged through the host")
     link = None if pilot is None else pilot.costs.link
     return Prepared(
         configs, store, plan, planning.costs, link, shards, valid, trainer, planned["checked"]

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,8 +99,6 @@ class Device:
             torch.cuda.set_device(self.where)
 
 
-_CUDA: Any = torch.cuda  # its classes are untyped
-
 CPU = Device("cpu", torch.device("cpu"), "CPU")
 
 
@@ -135,7 +134,16 @@ def choose_device(use: str, indices: Sequence[int], local_rank: int) -> Device:
     torch.cuda.set_device(where)
     facts = torch.cuda.get_device_properties(where)
     identity = str(getattr(facts, "uuid", index))
-    return Device("cuda", where, facts.name, Cuda(where), identity)
+    return Device("cuda", where, facts.name, Accelerator(where, torch.cuda), identity)
+
+
+def pattern(memory: Memory, nbytes: int) -> tuple[Any, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Return bytes in a device's memory that differ from place to place, and the same here."""
+    numbers = np.arange(nbytes // 8, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    expected = numbers.view(np.uint8)
+    source, copied = memory.copy_in(torch.from_numpy(expected))
+    copied.wait()
+    return source, expected
 
 
 def be_deterministic() -> None:
@@ -151,10 +159,8 @@ def be_deterministic() -> None:
 class _Recorded:
     """A copy on a stream of a GPU."""
 
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        # Blocking: a thread that waits leaves its core to others.
-        self._event: Any = _CUDA.Event(blocking=True)
-        self._event.record(stream)
+    def __init__(self, event: Any) -> None:
+        self._event = event
 
     def test(self) -> bool:
         return bool(self._event.query())
@@ -163,22 +169,28 @@ class _Recorded:
         self._event.synchronize()
 
 
-class Cuda:
-    """The memory of one GPU, with a stream for each direction."""
+class Accelerator:
+    """The memory of one GPU, with a stream for each direction.
 
-    def __init__(self, where: torch.device) -> None:
+    Args:
+        where: the GPU.
+        torch_module: torch's for such GPUs, as `torch.cuda`; typed loosely, since it is untyped.
+    """
+
+    def __init__(self, where: torch.device, torch_module: Any) -> None:
         self._where = where
-        self._in: torch.cuda.Stream = _CUDA.Stream(where)
-        self._out: torch.cuda.Stream = _CUDA.Stream(where)
+        self._module = torch_module
+        self._in = torch_module.Stream(where)
+        self._out = torch_module.Stream(where)
 
     @property
     def free_bytes(self) -> int:
         """See `Memory`."""
-        return int(torch.cuda.mem_get_info(self._where)[0])
+        return int(self._module.mem_get_info(self._where)[0])
 
     def holds(self, tensor: Tensor) -> bool:
         """See `Memory`."""
-        return tensor.device.type == "cuda"
+        return tensor.device.type == self._where.type
 
     def pinned(self, nbytes: int) -> Tensor:
         """See `Memory`."""
@@ -190,25 +202,31 @@ class Cuda:
 
     def copy_in(self, source: Tensor, target: Tensor | None = None) -> tuple[Tensor, Copy]:
         """See `Memory`."""
-        compute = torch.cuda.current_stream(self._where)
-        with torch.cuda.stream(self._in):
+        compute = self._module.current_stream(self._where)
+        with self._module.stream(self._in):
             if target is None:
                 target = torch.empty_like(source, device=self._where)
                 # Or the allocator would give its bytes away while `compute` still reads them.
                 target.record_stream(compute)
             target.copy_(source, non_blocking=True)
-            return target, _Recorded(self._in)
+            return target, self._recorded(self._in)
 
     def copy_out(self, source: Tensor, target: Tensor) -> Copy:
         """See `Memory`."""
-        self._out.wait_stream(torch.cuda.current_stream(self._where))
-        with torch.cuda.stream(self._out):
+        self._out.wait_stream(self._module.current_stream(self._where))
+        with self._module.stream(self._out):
             target.copy_(source, non_blocking=True)
-            return _Recorded(self._out)
+            return self._recorded(self._out)
 
     def settle(self) -> None:
         """See `Memory`."""
-        torch.cuda.current_stream(self._where).synchronize()
+        self._module.current_stream(self._where).synchronize()
+
+    def _recorded(self, stream: Any) -> Copy:
+        # Blocking: a thread that waits leaves its core to others.
+        event = self._module.Event(blocking=True)
+        event.record(stream)
+        return _Recorded(event)
 
 
 class _Later:

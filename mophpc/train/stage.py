@@ -46,6 +46,8 @@ class Staging(Protocol):
 
     waited_s: float
     """Seconds that training has waited for copies."""
+    is_direct: bool
+    """Whether MPI may send from the device's memory."""
 
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """Begin to bring a state in, if there is room: its visit is next."""
@@ -87,6 +89,7 @@ class InPlace:
     """The CPU trains in the arenas themselves."""
 
     waited_s = 0.0
+    is_direct = False
 
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """See `Staging`."""
@@ -187,13 +190,12 @@ class Stage:
     Args:
         memory: the device's.
         most: buffers at most; beyond two, a state can be copied out while the next one trains.
-        direct: whether MPI can send from this memory.
     """
 
-    def __init__(self, memory: Memory, *, most: int = 3, direct: bool = False) -> None:
+    def __init__(self, memory: Memory, *, most: int = 3) -> None:
         self.lock = threading.RLock()
         self.waited_s = 0.0
-        self.is_direct = direct
+        self.is_direct = False
         self._memory = memory
         self._most = max(most, LEAST_BUFFERS)
         self._buffers: list[_Buffer] = []

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from mophpc.doctor.gpu import gpu_aware
 from mophpc.doctor.surroundings import ask_mpi_alone, attempt, surroundings
 from mophpc.doctor.wire import Deadline, measure_wire
+from mophpc.hop.aware import gpu_aware
 from mophpc.hop.collectives import Group
 from mophpc.launcher import launched_local_rank
 

@@ -117,14 +117,62 @@ class HashTrainer:
     def draft(self, config_id: int, arena: Arena) -> int:
         return arena.ctypes.data
 
+    waited_s = 0.0
+
+    def ahead(self, config_id: int, arena: Arena, held: HashHeld | None) -> None:
+        if held is not None:
+            assert held.arena is arena
+
+    def forget(self, arena: Arena) -> None:
+        pass
+
     def resume(
-        self, config_id: int, arena: Arena, rest: bytes, draft: int | None = None
+        self,
+        config_id: int,
+        arena: Arena,
+        rest: bytes,
+        draft: int | None = None,
+        held: HashHeld | None = None,
     ) -> HashSession:
         assert draft in (None, arena.ctypes.data)
+        if held is not None:
+            held.wait()
         return HashSession(self, config_id, arena, rest)
 
-    def digest(self, config_id: int, arena: Arena, rest: bytes) -> str:
+    def digest(self, config_id: int, arena: Arena, rest: bytes, held: HashHeld) -> str:
+        held.wait()
         return digest_of(arena.tobytes(), rest)
+
+
+class HashHeld:
+    """A state that is in its arena at once, after some looks, or sent from elsewhere."""
+
+    def __init__(self, arena: Arena, number: int) -> None:
+        self.arena = arena
+        self._bytes: Arena | None = arena.copy()
+        self._looks = number % 4
+        self._is_direct = number % 3 == 0
+        arena[:] = 0xDD
+
+    def land(self) -> None:
+        self.test()
+
+    def test(self) -> bool:
+        self._looks -= 1
+        if self._looks < 0 and self._bytes is not None:
+            self.arena[:] = self._bytes
+            self._bytes = None
+        return self._bytes is None
+
+    def wait(self) -> None:
+        while not self.test():
+            pass
+
+    def direct(self) -> Arena | None:
+        return self._bytes if self._is_direct else None
+
+    def drop(self) -> None:
+        self._bytes = None
 
 
 @dataclass(slots=True)
@@ -152,8 +200,8 @@ class HashSession:
         assert rows == "valid"
         return {"train_loss": 0.5, "seconds": 0.0, "valid_loss": float(epoch)}
 
-    def release(self) -> bytes:
-        return self.rest
+    def release(self) -> tuple[bytes, HashHeld]:
+        return self.rest, HashHeld(self.arena, len(self.trainer.visits))
 
     def save(self, path: Path) -> int:
         path.write_bytes(self.arena.tobytes())
