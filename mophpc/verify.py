@@ -14,6 +14,7 @@ import math
 import random
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,9 @@ def train_again(
     """Return the Task of a config after it was trained along its recorded route."""
     seed = experiment.seed
     _seed_all(seed)
-    task: Task = build(dict(row["hyperparameters"]))
-    _move(task, shards.where)
+    with nullcontext() if shards.where.type == "cpu" else shards.where:
+        task: Task = build(dict(row["hyperparameters"]))
+    task.place(shards.where)
     compile_models(task)
     # On a GPU, and on its stand-in, losses are looked at from time to time.
     look_every = 1 if experiment.device.use in ("auto", "cpu") else LOOK_EVERY
@@ -229,49 +231,6 @@ def train_again(
             _end_epoch(task, shards, _draw(seed, epoch, 0, 2), loss_sum / rows)
             loss_sum, rows = 0.0, 0
     return task
-
-
-def _move(task: Task, where: torch.device) -> None:
-    """Bring a Task that was built on the CPU to the device."""
-    task.place(where)
-    if where.type == "cpu":
-        return
-    parts = (task.model, task.eval_model, task.loss, *task.metrics.values(), *task.extras.values())
-    for part in parts:
-        if isinstance(part, nn.Module):
-            part.to(where)
-    optimizers = [e for e in task.extras.values() if isinstance(e, torch.optim.Optimizer)]
-    for optimizer in (task.optimizer, *optimizers):
-        for state in optimizer.state.values():
-            counts = {"step"}  # torch keeps them on the CPU
-            state.update({k: v.to(where) for k, v in _tensors(state).items() if k not in counts})
-    for extra in task.extras.values():
-        if not isinstance(extra, nn.Module | torch.optim.Optimizer):
-            state = extra.state_dict()
-            if _has_tensor(state):
-                extra.load_state_dict(_moved(state, where))
-
-
-def _tensors(state: Mapping[str, Any]) -> Fields:
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _has_tensor(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_has_tensor(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(_has_tensor(item) for item in value)
-    return isinstance(value, Tensor)
-
-
-def _moved(value: Any, where: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(where)
-    if isinstance(value, Mapping):
-        return {key: _moved(item, where) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, where) for item in value)
-    return value
 
 
 def _clear_gradients(task: Task) -> None:

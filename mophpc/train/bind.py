@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mophpc.errors import StateError
 from mophpc.train.arena import Arena, Home, Layout, allocate, lay_out, views
@@ -42,34 +41,6 @@ def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
     for name, extra in task.extras.items():
         if isinstance(extra, nn.Module):
             yield f"extras.{name}", extra
-
-
-def move(task: Task, device: Device) -> None:
-    """Bring a Task that was built on the CPU to the device, with all that it trains on there."""
-    task.place(device.where)
-    if device.where.type == "cpu":
-        return
-    modules = [module for _, module in modules_of(task)]
-    modules += [metric for metric in task.metrics.values() if isinstance(metric, nn.Module)]
-    modules += [] if task.eval_model is None else [task.eval_model]
-    for module in modules:
-        module.to(device.where)
-    _move_optimizer(task.optimizer, device.where)
-    for extra in task.extras.values():
-        if isinstance(extra, torch.optim.Optimizer):
-            _move_optimizer(extra, device.where)
-        elif not isinstance(extra, nn.Module | torch.amp.GradScaler):
-            state = extra.state_dict()
-            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(state)):
-                extra.load_state_dict(tree_map_only(Tensor, lambda t: t.to(device.where), state))
-
-
-def _move_optimizer(optimizer: torch.optim.Optimizer, where: torch.device) -> None:
-    for state in optimizer.state.values():
-        for key, value in state.items():
-            # Counts stay on the CPU, as torch keeps them: it would wait for the GPU to read them.
-            if isinstance(value, Tensor) and key != "step":
-                state[key] = value.to(where)
 
 
 def clear_gradients(task: Task) -> None:

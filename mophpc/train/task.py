@@ -81,7 +81,8 @@ class Task:
     """Compile the model with `torch.compile`, once per rank and architecture; a mapping has further
     arguments of it. Shapes are never taken as dynamic: code would depend on what came before."""
     device: torch.device = field(default=torch.device("cpu"), init=False)
-    """Where it is trained; batches are there before they are transformed."""
+    """Where it is trained; `build` is called with it as torch's default device, and batches are
+    there before they are transformed."""
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -94,11 +95,16 @@ class Task:
         dtype = PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def place(self, device: torch.device) -> None:
-        """Say where it is trained; its tensors are moved by others."""
+    def place(self, device: torch.device, *, moves: bool = True) -> None:
+        """Say where it is trained, once it is built; with `moves` its modules go there."""
         self.device = device
         if self.precision == "float16" and self.scaler is None:
             self.extras = {**self.extras, SCALER: torch.amp.GradScaler(device.type)}
+        if moves and device.type != "cpu":
+            parts = (self.loss, self.eval_model, *self.extras.values(), *self.metrics.values())
+            for part in (self.model, *parts):
+                if isinstance(part, nn.Module):
+                    part.to(device)
 
 
 def check_task(task: Any, config_name: str, fields: tuple[str, ...]) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from mophpc.errors import ExperimentError, MophpcError
 from mophpc.train.arena import Arena, Home, Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
-from mophpc.train.bind import Draft, bind, bind_new, layout_of, move, settle
+from mophpc.train.bind import Draft, bind, bind_new, layout_of, settle
 from mophpc.train.compiling import compile_models
 from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
@@ -348,15 +348,16 @@ class TorchTrainer:
     def _built(self, config_id: int, *, lean: bool) -> Task:
         name, values = self._configs[config_id]
         seed_all(self._seed)
+        where = self.device.where
+        # On a GPU all that `build` makes is there, tensors in closures too.
+        on_device = nullcontext() if lean or where.type == "cpu" else where
         try:
-            task = self._build_config(dict(values))
+            with on_device:
+                task = self._build_config(dict(values))
         except (Exception, SystemExit) as error:
             raise ExperimentError(f"config {name}: build raised {said(error)}") from error
         task = check_task(task, name, self._fields)
-        if lean:
-            task.place(self.device.where)
-        else:
-            move(task, self.device)
+        task.place(where, moves=not lean)
         return task
 
     def _draft(self, config_id: int, home: Home) -> Draft:

@@ -135,7 +135,7 @@ class Confusion:
 
 
 def flip(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    flips = torch.rand(len(batch["x"])) < 0.5
+    flips = torch.rand(len(batch["x"]), device=batch["x"].device) < 0.5
     x = torch.where(flips[:, None, None, None], batch["x"].flip(-1), batch["x"])
     return batch | {"x": x + 0.01 * torch.randn_like(x)}
 
