@@ -242,6 +242,10 @@ def run(
         int | None, typer.Option("--ranks", "-n", min=1, help="For 'local' only; 1 by default.")
     ] = None,
     progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="'auto', 'cpu', 'cuda', or 'twin', a stand-in for a GPU on the CPU."),
+    ] = None,
     costs: Annotated[
         str | None,
         typer.Option(help="'measured', 'equal', or a costs file, as a run's costs.json."),
@@ -255,12 +259,14 @@ def run(
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
-    from mophpc.experiment import load_experiment, with_costs
+    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device
     from mophpc.report.results import print_table
     from mophpc.run.start import run_experiment
 
     _one_of("--progress", progress, ("auto", "bar", "lines", "off"))
     _one_of("--transport", transport, ("mpi", "local"))
+    if device is not None:
+        _one_of("--device", device, DEVICES)
     if ranks is not None and transport != "local":
         raise UserError(
             f"--ranks {ranks} is for --transport local; with MPI, start with mpirun -n {ranks}"
@@ -269,7 +275,7 @@ def run(
         raise UserError(
             f"--costs {costs} is for planning, and --replay {replay} walks a plan; leave one out"
         )
-    found = with_costs(load_experiment(experiment), costs)
+    found = with_device(with_costs(load_experiment(experiment), costs), device)
     results = run_experiment(
         found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay
     )

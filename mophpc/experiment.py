@@ -118,6 +118,9 @@ class Hop(_Settings):
     hundredth of the visits' time, or nobody knows what they take."""
 
 
+DEVICES = ("auto", "cpu", "cuda", "twin")
+
+
 class Device(_Settings):
     """What the ranks train on."""
 

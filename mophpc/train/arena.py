@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import (  # type: ignore[attr-defined]  # torch names no exports there
+    from_dlpack,
+    to_dlpack,
+)
 
 from mophpc.errors import StateError
 from mophpc.train.tree import dtype_name, dtype_of
@@ -180,22 +184,52 @@ def allocate(nbytes: int) -> Arena:
 
 
 def views(
-    layout: Layout, memory: Home | Arena, absent: frozenset[str] = frozenset()
+    layout: Layout,
+    memory: Home | Arena,
+    absent: frozenset[str] = frozenset(),
+    *,
+    separate: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors that alias the memory, by name, without those in `absent`.
 
     `Tensor.set_` and not slicing: slices of one tensor share its version counter, and an in-place
     update of one (BatchNorm's running mean) would then break the backward pass of another.
+
+    Args:
+        layout: where they lie.
+        memory: (layout.nbytes,) bytes.
+        absent: names that are left out.
+        separate: give those that do not overlap storages of their own, which takes longer:
+            torch.compile takes tensors of one storage for views of each other.
     """
     home = Home.of(memory)
-    storages = [(own.untyped_storage(), own.device) for own in (home.device, home.host)]
+    starts = _run_starts(layout) if separate else {}
+    whole = {own.data_ptr(): own.untyped_storage() for own in (home.device, home.host)}
+    parts: dict[int, torch.UntypedStorage] = {}
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for slot in layout.slots:
             if slot.name in absent:
                 continue
-            storage, device = storages[slot.offset >= layout.device_nbytes]
-            empty = torch.empty(0, dtype=dtype_of(slot.dtype), device=device)
-            start = slot.offset // empty.element_size()
+            own = home.host if slot.offset >= layout.device_nbytes else home.device
+            empty = torch.empty(0, dtype=dtype_of(slot.dtype), device=own.device)
+            begin = starts.get(slot.name, 0)
+            if separate and begin not in parts:
+                parts[begin] = from_dlpack(to_dlpack(own[begin:])).untyped_storage()
+            storage = parts[begin] if separate else whole[own.data_ptr()]
+            start = (slot.offset - begin) // empty.element_size()
             found[slot.name] = empty.set_(storage, start, slot.shape, slot.stride)
+    return found
+
+
+def _run_starts(layout: Layout) -> dict[str, int]:
+    """Return for each slot where the run of bytes begins that it and those overlapping it take."""
+    found: dict[str, int] = {}
+    begin = end = 0
+    for slot in sorted(layout.slots, key=lambda slot: slot.offset):
+        if slot.offset >= end:
+            begin = slot.offset
+        size = torch.empty(0, dtype=dtype_of(slot.dtype)).element_size()
+        end = max(end, slot.offset + extent(slot.shape, slot.stride) * size)
+        found[slot.name] = begin
     return found

@@ -238,7 +238,7 @@ class Draft:
         with torch.device("meta") if lean else nullcontext():
             self._task = build()
         self._own = module_tensors(self._task)
-        self._places = views(layout, self.home)
+        self._places = views(layout, self.home, separate=self._task.compile is not False)
         for name, tensor in self._own.items():
             if name in self._places:
                 _alias(tensor, self._places[name])
@@ -305,7 +305,7 @@ def bind(
 def bind_new(task: Task, layout: Layout, memory: Home | Arena, device: Device = CPU) -> Task:
     """Move a Task that `build` has just made into `memory`."""
     settle(task, layout, memory, device=device)
-    places = views(layout, memory)
+    places = views(layout, memory, separate=task.compile is not False)
     for name, tensor in module_tensors(task).items():
         if name in places:
             _alias(tensor, places[name])

@@ -126,7 +126,7 @@ class _Buffer:
         self.is_active = False
         self.is_sent = False
         """MPI reads it."""
-        self.keeps: Held | None = None
+        self.keeps: DeviceHeld | None = None
         """A state whose newest bytes it still has, also when it is free."""
 
     def settle(self) -> None:
@@ -143,9 +143,10 @@ class _Buffer:
 class DeviceHeld:
     """See `Held`: a state in a buffer of a `Stage`."""
 
-    def __init__(self, stage: Stage, buffer: _Buffer) -> None:
+    def __init__(self, stage: Stage, buffer: _Buffer, arena: Arena) -> None:
         self._stage = stage
         self.buffer = buffer
+        self.arena = arena
         self._going: Copy | None = None
         self._is_dropped = False
 
@@ -208,8 +209,9 @@ class Stage:
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """See `Staging`."""
         with self.lock:
-            own = self._kept_by(held)
-            if own is not None or (held is not None and not held.test()):
+            # Where a buffer has newer bytes than the arena, there is nothing to bring in.
+            newer = any(b.keeps is not None and _same(b.keeps.arena, arena) for b in self._buffers)
+            if newer or (held is not None and not held.test()):
                 return
             buffer = self._of(arena)
             if buffer is None and (buffer := self._free(layout.nbytes)) is not None:
@@ -256,7 +258,7 @@ class Stage:
             buffer = self._of(arena)
             if buffer is None:
                 raise StateError("a state has no memory on the device after its visit")
-            held = DeviceHeld(self, buffer)
+            held = DeviceHeld(self, buffer, arena)
             buffer.is_active, buffer.coming, buffer.keeps = False, None, held
             return held
 
@@ -316,7 +318,7 @@ class Stage:
         """Return the buffer that is for the state that this arena has or will have."""
         for buffer in self._buffers:
             own = buffer.arena
-            if own is not None and own.ctypes.data == arena.ctypes.data and buffer.keeps is None:
+            if own is not None and _same(own, arena) and buffer.keeps is None:
                 return buffer
         return None
 
@@ -366,6 +368,10 @@ class Stage:
                 f"the device has no memory for a state of {nbytes} bytes beside what training "
                 f"takes; let fewer ranks share it, or train smaller models or batches"
             )
+
+
+def _same(arena: Arena, other: Arena) -> bool:
+    return bool(arena.ctypes.data == other.ctypes.data)
 
 
 def _give(buffer: _Buffer, arena: Arena, layout: Layout) -> None:

@@ -210,3 +210,19 @@ if __name__ == "__main__":
     done = mpirun(2, "python", script)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/results.csv").exists()
+
+
+def test_a_device_of_its_own_memory_gives_the_same_results(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    toml = write_experiment()
+    with toml.open("a") as file:
+        file.write("[device]\ndirect = true\n[hop]\nchecksum = false\n")
+    for device in ("cpu", "twin"):
+        options = ["--out", tmp_path / device, "--costs", "equal", "--device", device]
+        done = mpirun(4, "mophpc", "run", toml, *options)
+        assert done.returncode == 0, done.stderr
+        assert ("states are sent from device memory" in done.stderr) == (device == "twin")
+    same = [(tmp_path / device / "results.csv").read_bytes() for device in ("cpu", "twin")]
+    assert same[0] == same[1]
+    assert command(capsys, "verify", tmp_path / "twin")[0] == 0
