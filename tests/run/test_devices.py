@@ -130,9 +130,11 @@ def test_ranks_that_share_a_gpu_are_named_and_share_its_memory():
 
 def test_ranks_on_devices_of_different_kinds_are_named():
     chosen = [gpu("a"), CPU, gpu("b")]
-    found = on_ranks(
-        3, lambda group, _: agree_on_devices(group, lambda: chosen[group.rank], View())
-    )
+
+    def act(group: Group, _: Any) -> Bound:
+        return agree_on_devices(group, lambda: chosen[group.rank], Notes())
+
+    found = on_ranks(3, act)
     for error in found:
         assert isinstance(error, LaunchError)
         assert "cuda on ranks 0, 2 and cpu on rank 1" in str(error)
