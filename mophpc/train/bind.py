@@ -8,9 +8,6 @@ state of a parameter that thawed late, say).
 
 from __future__ import annotations
 
-import json
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,14 +20,13 @@ from torch import Tensor, nn
 from mophpc.errors import StateError
 from mophpc.train.arena import Arena, Home, Layout, allocate, lay_out, views
 from mophpc.train.device import CPU, Device
+from mophpc.train.rest import DAMAGES, pack, read_template, write
+from mophpc.train.rest import unpack as rest_of
 from mophpc.train.task import Task
 from mophpc.train.tree import Tensors, join, split
 
-_LENGTH = struct.Struct("<Q")
-_WINDOW = 32768  # bytes that deflate looks back
 _STRUCTURE = ("optimizer", "absent", "late")
 """Parts of the rest that say which tensors there are, and where the optimizer has them."""
-_COMPACT: Any = {"separators": (",", ":")}
 
 
 def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
@@ -117,7 +113,7 @@ def layout_of(task: Task, device: Device = CPU) -> Layout:
         StateError: a part of the state cannot be carried.
     """
     tensors, rest = collect(task)
-    template = json.dumps(rest | {"absent": [], "progress": [], "late": None}, **_COMPACT)
+    template = write(rest | {"absent": [], "progress": [], "late": None})
     return replace(lay_out(tensors, device.holds), template=template)
 
 
@@ -168,17 +164,13 @@ def settle(
 
 def _pack(rest: dict[str, Any], late: Tensors, template: str, device: Device) -> bytes:
     layout = lay_out(late, device.holds) if late else None
-    text = json.dumps(rest | {"late": layout and layout.to_json()}, **_COMPACT)
-    # A hop's rest differs from the template in a few numbers; a model of 160 parameters has
-    # 50 KB of it, and 1 KB of differences.
-    packer = zlib.compressobj(zdict=template.encode()[-_WINDOW:])
-    head = packer.compress(text.encode()) + packer.flush()
+    head = pack(rest | {"late": layout and layout.to_json()}, template)
     if layout is None:
-        return _LENGTH.pack(len(head)) + head
+        return head
     tail = np.zeros(layout.nbytes, dtype=np.uint8)
     for name, place in views(layout, tail).items():
         place.copy_(late[name])
-    return _LENGTH.pack(len(head)) + head + tail.tobytes()
+    return head + tail.tobytes()
 
 
 def unpack(
@@ -196,22 +188,20 @@ def unpack(
         StateError: `raw` is not what `settle` returned.
     """
     try:
-        (length,) = _LENGTH.unpack_from(raw)
-        start = _LENGTH.size
-        unpacker = zlib.decompressobj(zdict=layout.template.encode()[-_WINDOW:])
-        rest: dict[str, Any] = json.loads(unpacker.decompress(raw[start : start + length]))
+        rest, end = rest_of(raw, layout.template)
         absent = frozenset(rest["absent"])
         home = Home.of(memory)
-        places = views(layout, home) if places is None else places
-        tensors = {name: tensor for name, tensor in places.items() if name not in absent}
+        tensors = views(layout, home) if places is None else places
+        if absent:
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in absent}
         if rest["late"] is not None:
-            beyond = np.frombuffer(raw, dtype=np.uint8, offset=start + length)
+            beyond = np.frombuffer(raw, dtype=np.uint8, offset=end)
             tail = allocate(len(beyond))  # aligned, as the tensors were
             tail[:] = beyond
             late = torch.from_numpy(tail)
             late_home = Home(late.to(home.device.device), late)
-            tensors |= views(Layout.from_json(rest["late"]), late_home)
-    except (ValueError, KeyError, struct.error, zlib.error, RuntimeError) as error:
+            tensors = tensors | views(Layout.from_json(rest["late"]), late_home)
+    except (*DAMAGES, RuntimeError) as error:
         raise StateError(f"the state that arrived is damaged: {error}") from error
     return tensors, rest
 
@@ -243,7 +233,7 @@ class Draft:
             if name in self._places:
                 _alias(tensor, self._places[name])
         # What arrives has nearly always the structure of the template: then little is left to do.
-        self._expected: dict[str, Any] = json.loads(layout.template) if layout.template else {}
+        self._expected = read_template(layout.template)
         self._is_bound = bool(self._expected) and all(name in self._places for name in self._own)
         if self._is_bound:
             self._is_bound = _fits(self._task, self._expected)
@@ -263,7 +253,7 @@ class Draft:
         """
         task = self._task
         tensors, rest = unpack(self._layout, self.home, raw, self._places)
-        if self._is_bound and all(rest[key] == self._expected[key] for key in _STRUCTURE):
+        if self._is_bound and all(rest[key] is self._expected[key] for key in _STRUCTURE):
             _update_groups(task, rest, tensors)
         else:
             self._rebind(rest, tensors)
