@@ -30,7 +30,7 @@ THIRD_PARTY = {
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
     "cli": {"typer"},
-    "doctor": {"numpy", "torch"},
+    "doctor": {"numpy", "torch", "rich"},
 }
 ALSO = {
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI

@@ -32,6 +32,8 @@ def examine(store: StoreInfo | None, environ: Mapping[str, str] = os.environ) ->
     facts = surroundings(environ, Path.cwd())
     attempt(facts, "gpus", gpus)
     if facts.get("gpus"):
+        # As a run binds a rank to its GPU, before MPI starts.
+        facts["bound_gpu"] = (facts.get("local_rank") or 0) % len(facts["gpus"])
         attempt(facts, "gpu_aware", gpu_aware)
     if store is not None:
         attempt(facts, "store", lambda: read_speed(store, facts["rank"]))

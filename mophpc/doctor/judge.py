@@ -8,6 +8,7 @@ from typing import Any
 
 from mophpc.doctor.findings import Finding, differing, listed
 from mophpc.doctor.surroundings import PACKAGES
+from mophpc.launcher import HYDRA, OPEN_MPI
 
 Facts = Sequence[dict[str, Any]]
 
@@ -66,6 +67,8 @@ def _mpi(ranks: Facts) -> Iterator[Finding]:
     launcher = first.get("launcher")
     count = "1 rank" if len(ranks) == 1 else f"{len(ranks)} ranks"
     started = f"started by {launcher['name']}" if launcher else "started alone"
+    if launcher and launcher["name"] in (OPEN_MPI, HYDRA):
+        started += ", which matches"  # or MPI would not have started
     yield Finding("ok", "MPI", f"{first['mpi']}, {count}, {started}")
     if level == "multiple":
         yield Finding("ok", "threads", "MPI_THREAD_MULTIPLE: hops progress in a thread")
@@ -119,17 +122,36 @@ def _gpus(ranks: Facts) -> Iterator[Finding]:
     for host, who in differing(ranks, "host").items():
         count = counts[who[0]]
         names = ", ".join(sorted(set(ranks[who[0]].get("gpus") or [])))
-        level: Any = "note" if len(who) > count else "ok"
-        more = ": several ranks share one" if len(who) > count else ""
-        yield Finding(level, "GPU", f"{host}: {count} x {names} for {len(who)} ranks{more}")
+        text = f"{host}: {count} x {names} for {len(who)} ranks"
+        per_task = count == 1 and any(ranks[rank].get("local_rank") for rank in who)
+        if per_task and _one_each(ranks, who):
+            yield Finding("ok", "GPU", f"{text}, each of which sees its own only")
+        elif len(who) > count:
+            shared = [str(ranks[rank].get("bound_gpu")) for rank in who]
+            yield Finding(
+                "note",
+                "GPU",
+                f"{text}: several ranks share one (by rank: {', '.join(shared)})",
+                "start as many ranks as there are GPUs, unless one rank cannot fill a GPU",
+            )
+        else:
+            yield Finding("ok", "GPU", text)
     for answer, who in differing(ranks, "gpu_aware").items():
         good = answer == "yes"
         yield Finding(
             "ok" if good else "note",
             "GPU and MPI",
             f"{_ranks(who)}: MPI sends from GPU memory, as tried: {answer}",
-            "" if good else "states are staged through pinned host memory",
+            "say device.direct = true, to spare states the way through the host"
+            if good
+            else "nothing is lost but a copy: states are staged through pinned host memory",
         )
+
+
+def _one_each(ranks: Facts, who: Sequence[int]) -> bool:
+    """Whether the launcher shows each rank another GPU."""
+    shown = [(ranks[rank].get("environment") or {}).get("CUDA_VISIBLE_DEVICES") for rank in who]
+    return None not in shown and len(dict.fromkeys(shown)) == len(who)
 
 
 def _disk(ranks: Facts) -> Iterator[Finding]:
@@ -180,6 +202,18 @@ def _traps(ranks: Facts) -> Iterator[Finding]:
             "trap",
             f"{', '.join(per_task)}: each rank sees its own GPU only, which breaks CUDA IPC",
             "use --gpus-per-node=N in place of --gpus-per-task and --gpu-bind",
+        )
+
+
+def _fork(ranks: Facts) -> Iterator[Finding]:
+    forking = [rank for rank, facts in enumerate(ranks) if facts.get("start_method") == "fork"]
+    if forking:
+        yield Finding(
+            "note",
+            "trap",
+            "new processes are forked here, which after MPI has started may corrupt or hang",
+            "in transforms and metrics use threads; a DataLoader with workers needs "
+            "multiprocessing_context='spawn'",
         )
 
 
@@ -234,5 +268,6 @@ LOOKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _store,
     _wire,
     _traps,
+    _fork,
     _failed,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -32,6 +33,7 @@ TRAPS = (
 
 _ASK = """
 import json
+import multiprocessing
 from mpi4py import MPI
 levels = ("single", "funneled", "serialized", "multiple")
 known = dict(zip((MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED,
@@ -67,6 +69,7 @@ def surroundings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     attempt(facts, "local_rank", lambda: launched_local_rank(environ))
     attempt(facts, "free_disk_bytes", lambda: shutil.disk_usage(folder).free)
     attempt(facts, "shm_bytes", shared_memory_bytes)
+    attempt(facts, "start_method", multiprocessing.get_start_method)
     attempt(facts, "environment", lambda: {k: environ[k] for k in TRAPS if k in environ})
     for package in PACKAGES:
         facts[package] = installed(package)

@@ -55,6 +55,8 @@ def test_of_sound_ranks_nothing_bad_is_said():
         ({"mpi": "MPICH 5"}, "problem", "versions", "mpi differs"),
         ({"cores": 1, "host": "n2"}, None, "", ""),
         ({"gpus": []}, "problem", "GPU", "rank 1: no GPU, where others have one"),
+        ({"start_method": "fork"}, "note", "trap", "forked here, .* may corrupt or hang"),
+        ({"start_method": "spawn"}, None, "", ""),
         ({"gpu_aware": "no: status -11"}, "note", "GPU and MPI", "rank 1: .* no: status -11"),
         ({"free_disk_bytes": 10**6}, "warning", "disk", "0.0 GB free"),
         ({"shm_bytes": 64 << 20}, "warning", "/dev/shm", "rank 1: 64 MB of shared memory or less"),
@@ -100,11 +102,6 @@ def test_more_ranks_than_cores_take_turns():
     assert "2 cores for a rank, fewer than it has ranks" in finding.found
 
 
-def test_several_ranks_on_a_gpu_are_announced():
-    (finding,) = bad([SOUND | {"gpus": ["H200"]}] * 2)
-    assert finding.found == "node1: 1 x H200 for 2 ranks: several ranks share one"
-
-
 def test_threads_that_may_not_call_and_no_launcher():
     alone = [SOUND | {"launcher": None, "thread_level": "serialized", "wire": None}]
     assert [finding.topic for finding in bad(alone)] == ["threads", "launcher"]
@@ -143,3 +140,36 @@ def test_the_page_has_the_worst_last():
 
 def test_many_numbers_are_cut():
     assert listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+def test_ranks_that_share_a_gpu_are_said_with_their_binding():
+    crowd = [facts | {"bound_gpu": n % 2, "local_rank": n} for n, facts in enumerate(ranks(4))]
+    (found,) = bad(crowd)
+    assert found.level == "note"
+    assert "2 x H200 for 4 ranks: several ranks share one (by rank: 0, 1, 0, 1)" in found.found
+
+
+def test_ranks_that_see_their_own_gpu_only_share_none():
+    alone = [
+        facts
+        | {"gpus": ["H200"], "bound_gpu": 0, "local_rank": n}
+        | {"environment": {"CUDA_VISIBLE_DEVICES": str(n)}}
+        for n, facts in enumerate(ranks(4))
+    ]
+    assert bad(alone) == []
+    for facts in alone:
+        facts["environment"] = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert "several ranks share one" in bad(alone)[0].found
+
+
+def test_the_page_has_a_row_per_rank_and_gaps_where_a_probe_failed():
+    facts = ranks(3, wire=None, bound_gpu=1)
+    lines = Report(facts, judge(facts)).text().splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert " ".join(table[0].split()) == ("rank host cores GPU hop us hop GB/s copy GB/s hidden")
+    assert table[1].split() == ["0", "node1", "8", "100", "5.00", "6.00", "99%"]
+    assert table[3].split() == ["2", "node1", "8", "1:", "H200"]
+    many = ranks(70)
+    assert Report(many, judge(many)).text().endswith("and 6 more ranks; --json has them")
+    one = [SOUND]
+    assert "" not in Report(one, judge(one)).text().splitlines()
