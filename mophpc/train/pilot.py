@@ -79,7 +79,7 @@ def time_config(
             # scheduler may refuse more steps than a whole run has.
             session = trainer.start(config_id, arena)
             paced = paced or _Paced(rows, session.task.batch_size, budget_s, most_batches)
-            session.train(0, 0, paced)
+            session.train(0, 0, paced, look_every=1)  # or a GPU would still be at work
         session, overhead_s = _time_turn(trainer, config_id, arena, session)
         if overhead_s <= budget_s:  # again: the first release after a start copies more
             session, overhead_s = _time_turn(trainer, config_id, arena, session)

@@ -143,8 +143,15 @@ class Session:
         # Of the epoch so far: sum of losses over rows, rows, seconds. It hops with the state.
         self._loss_sum, self._rows, self._seconds = progress or [0.0, 0.0, 0.0]
 
-    def train(self, epoch: int, shard: int, rows: Rows) -> Outcome:
-        """Train one visit: every row of the shard once."""
+    def train(self, epoch: int, shard: int, rows: Rows, look_every: int | None = None) -> Outcome:
+        """Train one visit: every row of the shard once.
+
+        Args:
+            epoch: counted from 0.
+            shard: whose rows these are.
+            rows: of the shard.
+            look_every: look at losses after so many batches; None: as the device wants it.
+        """
         start_s = time.perf_counter()
         task = self.task
         seed_generators(self._seed, epoch, shard, VISIT)
@@ -152,7 +159,7 @@ class Session:
         if isinstance(task.loss, torch.nn.Module):
             task.loss.train()
         clear_gradients(task)
-        every = self._device.look_every
+        every = self._device.look_every if look_every is None else look_every
         losses = _Losses(every)
         order = sample_order(self._seed, epoch, shard, rows.rows)
         clocked = Clocked(batches(rows, order, task.batch_size, self._device))

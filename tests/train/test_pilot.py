@@ -22,6 +22,7 @@ from mophpc.data import prepare
 from mophpc.errors import ExperimentError, InterruptError, StoreError
 from mophpc.run import setup
 from mophpc.train.batches import InMemory
+from mophpc.train.device import CPU, choose_device
 from mophpc.train.pilot import Timing, time_config
 from mophpc.train.trainer import TorchTrainer
 
@@ -233,11 +234,12 @@ def test_a_shard_without_rows_is_refused():
         time_config(make_trainer({}, plain), 0, InMemory(rows_of(0, 0)), VALID_ROWS)
 
 
+@pytest.mark.parametrize("device", [CPU, choose_device("twin", [], 0)], ids=["cpu", "apart"])
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lbfgs"])
-def test_a_trajectory_is_the_same_after_a_pilot(optimizer):
+def test_a_trajectory_is_the_same_after_a_pilot(optimizer, device):
     more = {} if optimizer == "lbfgs" else {"more": "ema"}
     config = {"lr": 0.02, "optimizer": optimizer, "scheduler": "plateau"} | more
-    bare, timed = make_trainer(config), make_trainer(config)
+    bare, timed = (make_trainer(config, device=device) for _ in range(2))
     check_sane(time_config(timed, 0, InMemory(TRAIN[0]), VALID_ROWS, budget_s=0.01))
     assert [digest for digest, *_ in kept(bare)] == [digest for digest, *_ in kept(timed)]
 
