@@ -18,6 +18,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = 'source "$0/launch/env.sh" && MOPHPC_TIMEOUT="$1" && shift && mpirun_ranks "$@"'
 
 
+class Targets:
+    """Prints the rows of a table of what was measured, and keeps whether all targets were met."""
+
+    def __init__(self) -> None:
+        self.missed = False
+
+    def row(self, what: str, target: str, measured: str, *, met: bool) -> None:
+        """Print a row of the table."""
+        self.missed |= not met
+        print(f"| {what} | {target} | {measured} | {'yes' if met else 'no'} |", flush=True)
+
+
 def mpirun(ranks: int, *command: str, timeout_s: int = 3600) -> float:
     """Run a command on some ranks as the launch scripts do; return its seconds."""
     start = time.monotonic()

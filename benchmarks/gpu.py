@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, events, machine, run_experiment, spread
+from common import ROOT, Targets, events, machine, run_experiment, spread
 from gpu_model import CONFIGS, EPOCHS, IMAGES, SHARDS, plain_loop
 
 from mophpc.train.arena import Layout, Slot
@@ -50,19 +50,14 @@ lr = {rates}
 """
 
 
-class Bench:
-    """Runs the parts and keeps whether all targets were reached."""
+class Bench(Targets):
+    """Runs the parts."""
 
     def __init__(self, folder: Path, rounds: int, use: str) -> None:
+        super().__init__()
         self.folder = folder
         self.rounds = rounds
         self.use = use
-        self.missed = False
-
-    def row(self, what: str, target: str, measured: str, *, met: bool) -> None:
-        """Print a row of the table."""
-        self.missed |= not met
-        print(f"| {what} | {target} | {measured} | {'yes' if met else 'no'} |", flush=True)
 
     def copies(self) -> None:
         """States to the device and back."""

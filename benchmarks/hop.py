@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, SCRIPT, events, machine, makespan, mophpc, run_experiment, spread
+from common import ROOT, SCRIPT, Targets, events, machine, makespan, mophpc, run_experiment, spread
 
 SIZES_MB = (16, 100, 400)
 SLOW_LINK = """
@@ -48,18 +48,13 @@ costs = "{costs}"
 DIGITS_ROWS = 1617
 
 
-class Bench:
-    """Runs the parts and keeps whether all targets were reached."""
+class Bench(Targets):
+    """Runs the parts."""
 
     def __init__(self, folder: Path, rounds: int) -> None:
+        super().__init__()
         self.folder = folder
         self.rounds = rounds
-        self.missed = False
-
-    def row(self, what: str, target: str, measured: str, *, met: bool) -> None:
-        """Print a row of the table."""
-        self.missed |= not met
-        print(f"| {what} | {target} | {measured} | {'yes' if met else 'no'} |", flush=True)
 
     def experiment(
         self, name: str, ranks: int, configs: list[dict[str, float]], epochs: int, costs: str

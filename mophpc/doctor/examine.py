@@ -10,7 +10,6 @@ from typing import Any
 
 from mophpc.data import StoreInfo, read_shard
 from mophpc.doctor.findings import Finding, Report
-from mophpc.doctor.gpu import gpus
 from mophpc.doctor.judge import judge
 from mophpc.doctor.surroundings import ask_mpi_alone, attempt, surroundings
 from mophpc.doctor.wire import DEADLINE_S, Deadline, measure_wire
@@ -49,6 +48,13 @@ def examine(store: StoreInfo | None, environ: Mapping[str, str] = os.environ) ->
         if facts["rank"] != 0:
             return None
         return Report([facts], [problem, *judge([facts | {"mpi": "not started"}])])
+
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use."""
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def read_speed(store: StoreInfo, rank: int) -> dict[str, Any]:

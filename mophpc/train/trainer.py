@@ -294,7 +294,7 @@ class TorchTrainer:
         self, config_id: int, layout: Layout, start: Arena, rest: bytes, batch: Batch, *, lean: bool
     ) -> _Rehearsal:
         home = self._scratch(layout, start)
-        task, _ = bind(lambda: self._built(config_id, lean=lean), layout, home, rest, lean=lean)
+        task, _ = bind(lambda: self._build(config_id, lean=lean), layout, home, rest, lean=lean)
         compile_models(task)
         self._step(task, batch)
         rest = settle(task, layout, home, device=self.device)
@@ -341,11 +341,8 @@ class TorchTrainer:
         batch = dict(batch)
         train_step(task, task.batch_transform(batch) if task.batch_transform else batch)
 
-    def _build(self, config_id: int) -> Task:
-        """Return a config with its initial weights, on the device."""
-        return self._built(config_id, lean=False)
-
-    def _built(self, config_id: int, *, lean: bool) -> Task:
+    def _build(self, config_id: int, *, lean: bool = False) -> Task:
+        """Return a config with its initial weights, on the device, or on the meta device."""
         name, values = self._configs[config_id]
         seed_all(self._seed)
         where = self.device.where
@@ -363,7 +360,7 @@ class TorchTrainer:
     def _draft(self, config_id: int, home: Home) -> Draft:
         probe = self._probes[config_id]
         lean = probe.ordinary is None
-        return Draft(lambda: self._built(config_id, lean=lean), probe.layout, home, lean=lean)
+        return Draft(lambda: self._build(config_id, lean=lean), probe.layout, home, lean=lean)
 
     def _session(
         self, task: Task, layout: Layout, arena: Arena, home: Home, progress: list[float]
