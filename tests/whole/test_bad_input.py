@@ -30,6 +30,22 @@ WRONG_FIELDS = [
     ({"width": f"a = {list(range(400))}\nb = {list(range(400))}"}, "has 320000 combinations"),
     ({"seed": "threads = 100000"}, "field 'threads' is 100000; allowed: at most 1024"),
     ({"[space]": "[schedule]\npolicy = 'best'\n[space]"}, "'random' or 'round-robin'"),
+    (
+        {"[space]": "[device]\nuse = 'gpu'\n[space]"},
+        "field 'device.use' is 'gpu'; allowed: 'auto', 'cpu', 'cuda' or 'twin'",
+    ),
+    (
+        {"[space]": "[device]\nindices = [0, -1]\n[space]"},
+        "field 'device.indices.1' is -1; allowed: at least 0",
+    ),
+    (
+        {"[space]": "[device]\nbuffers = 1\n[space]"},
+        "field 'device.buffers' is 1; allowed: at least 2",
+    ),
+    (
+        {"[space]": "[device]\nmemory = 5\n[space]"},
+        "unknown field 'device.memory'; allowed here: use, indices, deterministic",
+    ),
 ]
 
 
