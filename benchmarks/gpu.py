@@ -128,7 +128,7 @@ class Bench(Targets):
 
     def training(self) -> None:
         """Training against a plain loop."""
-        store = self.store(16384, "large")
+        store = self.store(131072, "large")
         toml = self.experiment("build", store, EPOCHS)
         ratios = []
         for number in range(self.rounds):
@@ -173,8 +173,11 @@ def staged_copies(memory: Memory, nbytes: int) -> tuple[float, float]:
     stage.fetch(arena, layout)
     stage.ready(arena)
     middle_s = time.perf_counter()
-    stage.release(arena).wait()
-    return middle_s - begin_s, time.perf_counter() - middle_s
+    held = stage.release(arena)
+    held.wait()
+    end_s = time.perf_counter()
+    held.drop()
+    return middle_s - begin_s, end_s - middle_s
 
 
 def wait(device: Device) -> None:

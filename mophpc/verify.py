@@ -31,7 +31,7 @@ from mophpc.experiment import Experiment, load_experiment
 from mophpc.loading import source_sha256
 from mophpc.train.batches import InMemory
 from mophpc.train.compiling import compile_models
-from mophpc.train.device import LOOK_EVERY, be_deterministic
+from mophpc.train.device import CPU, LOOK_EVERY, Device, be_deterministic, choose_device
 from mophpc.train.evaluation import evaluate
 from mophpc.train.task import Task
 
@@ -107,14 +107,14 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
         yield Verdict(row["config_id"], row["config"], row["state_sha256"], again, note)
 
 
-def device_of(experiment: Experiment) -> torch.device:
+def device_of(experiment: Experiment) -> Device:
     """Return the device of the kind that the run had.
 
     Raises:
         LaunchError: this machine has none.
     """
     if experiment.device.use != "cuda":
-        return torch.device("cpu")
+        return CPU
     if not torch.cuda.is_available():
         raise LaunchError(
             "the run trained on a GPU, and this machine has none; verify it where there is one, "
@@ -122,7 +122,7 @@ def device_of(experiment: Experiment) -> torch.device:
         )
     if experiment.device.deterministic:
         be_deterministic()
-    return torch.device("cuda", torch.cuda.current_device())
+    return choose_device("cuda", [], 0)
 
 
 def _results(run: Path) -> list[dict[str, Any]]:
@@ -155,8 +155,8 @@ def _choose(rows: list[dict[str, Any]], configs: Sequence[str]) -> list[dict[str
 class _Shards:
     """Rows of the store, as tensors, read with zarr alone."""
 
-    def __init__(self, info: StoreInfo, where: torch.device) -> None:
-        self.where = where
+    def __init__(self, info: StoreInfo, device: Device) -> None:
+        self.device = device
         self._info = info
         self._group = zarr.open_group(info.path, mode="r")
         self._kept: dict[int, Fields] = {}
@@ -181,8 +181,7 @@ class _Shards:
         found = {}
         for field in self._info.fields:
             array = self._group[f"{split}/{field.name}"]
-            rows = torch.from_numpy(np.array(array[start:stop]))  # type: ignore[index]  # an array
-            found[field.name] = rows.to(self.where)
+            found[field.name] = torch.from_numpy(np.array(array[start:stop]))  # type: ignore[index]  # an array
         return found
 
 
@@ -192,9 +191,10 @@ def train_again(
     """Return the Task of a config after it was trained along its recorded route."""
     seed = experiment.seed
     _seed_all(seed)
-    with nullcontext() if shards.where.type == "cpu" else shards.where:
+    where = shards.device.where
+    with nullcontext() if where.type == "cpu" else where:
         task: Task = build(dict(row["hyperparameters"]))
-    task.place(shards.where)
+    task.place(where)
     compile_models(task)
     # On a GPU, and on its stand-in, losses are looked at from time to time.
     look_every = 1 if experiment.device.use in ("auto", "cpu") else LOOK_EVERY
@@ -214,8 +214,8 @@ def train_again(
         visit_sum = 0.0
         unseen: list[tuple[Any, int]] = []
         for start in range(0, total, task.batch_size):
-            index = torch.from_numpy(order[start : start + task.batch_size]).to(shards.where)
-            batch = {name: tensor[index] for name, tensor in fields.items()}
+            index = torch.from_numpy(order[start : start + task.batch_size])
+            batch = {name: tensor[index].to(where) for name, tensor in fields.items()}
             unseen.append((_step(task, batch, look=look_every == 1), len(index)))
             if len(unseen) < look_every and start + task.batch_size < total:
                 continue
@@ -283,7 +283,9 @@ def _step(task: Task, batch: Fields, *, look: bool) -> Any:
 def _end_epoch(task: Task, shards: _Shards, seed: int, train_loss: float) -> None:
     """Evaluate, since a model may count that too, and step a per-epoch scheduler."""
     _seed_all(seed)
-    metrics = {"train_loss": train_loss} | evaluate(task, InMemory(shards.valid()))
+    metrics = {"train_loss": train_loss} | evaluate(
+        task, InMemory(shards.valid()), device=shards.device
+    )
     scheduler = task.lr_scheduler
     if scheduler is None or task.scheduler_interval != "epoch":
         return

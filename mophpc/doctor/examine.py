@@ -33,7 +33,7 @@ def examine(store: StoreInfo | None, environ: Mapping[str, str] = os.environ) ->
     if facts.get("gpus"):
         # As a run binds a rank to its GPU, before MPI starts.
         facts["bound_gpu"] = (facts.get("local_rank") or 0) % len(facts["gpus"])
-        attempt(facts, "gpu_aware", gpu_aware)
+        attempt(facts, "gpu_aware", lambda: gpu_aware(facts["bound_gpu"]))
     if store is not None:
         attempt(facts, "store", lambda: read_speed(store, facts["rank"]))
     launcher = facts.get("launcher")

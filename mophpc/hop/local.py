@@ -82,6 +82,7 @@ class LocalTransport:
         self.rank = rank
         self.size = world.size
         self.threaded = False  # a thread per rank is enough
+        self.takes_devices = False
         self._world = world
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> _Posted:

@@ -43,6 +43,7 @@ class MpiTransport:
         comm = MPI.COMM_WORLD if comm is None else comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
+        self.takes_devices = True
         self.threaded: bool = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         # Own communicators: no message of the user's program can match ours, nor the reverse.
         self._comms = tuple(comm.Dup() for _ in range(NUM_CHANNELS))

@@ -25,12 +25,20 @@ class Progress:
     Args:
         step: lets messages progress; returns whether bytes flow. Called under `lock`.
         threaded: whether a thread may call it.
+        begin: called once by that thread.
     """
 
-    def __init__(self, step: Callable[[], bool], *, threaded: bool) -> None:
+    def __init__(
+        self,
+        step: Callable[[], bool],
+        *,
+        threaded: bool,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         self.lock = threading.RLock()
         """Held by who touches what `step` touches, while training."""
         self._step = step
+        self._begin = begin
         self._stepped_s = 0.0
         self._training = threading.Event()
         self._ended = False
@@ -86,6 +94,7 @@ class Progress:
 
     def _look_after(self) -> None:
         pause_s = PAUSE_S
+        self._begin()
         while not self._ended:
             self._training.wait()
             time.sleep(pause_s)  # first: a visit that is over by then needs no help

@@ -34,6 +34,8 @@ class Transport(Protocol):
     size: int
     threaded: bool
     """Whether several threads may call at the same time, so that one can look after messages."""
+    takes_devices: bool
+    """Whether what is sent may be in a device's memory, if the library can."""
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> Request:
         """Start to send; `buffer` must not change until the request is done."""

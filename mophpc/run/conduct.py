@@ -192,8 +192,11 @@ class _Walk:
             self._exchange()
             return carrier.flows
 
-        threaded = transport.threaded and experiment.hop.progress != "between"
-        self._progress = progress = Progress(step, threaded=threaded)
+        # One rank has no messages, and its training needs no thread beside it.
+        threaded = transport.threaded and transport.size > 1
+        threaded = threaded and experiment.hop.progress != "between"
+        use = rooms.bound.device.use
+        self._progress = progress = Progress(step, threaded=threaded, begin=use)
         send = self._sender.send if self._coordinator is None else self._handle
 
         def report(record: dict[str, Any]) -> None:

@@ -41,7 +41,11 @@ class Bound:
         return Placing(self.device, budget_bytes)
 
     def sends_directly(
-        self, transport: Transport, group: Group, view: View, probe: Callable[[], str] = gpu_aware
+        self,
+        transport: Transport,
+        group: Group,
+        view: View,
+        probe: Callable[[int], str] = gpu_aware,
     ) -> bool:
         """Collective. Return whether the MPI sends from the devices' memory; say so on rank 0.
 
@@ -49,13 +53,15 @@ class Bound:
             transport: with no hop under way.
             group: its ranks.
             view: of rank 0.
-            probe: tries it in a process of its own, where a crash is only an answer; `yes`, or why
-                not.
+            probe: tries it with the GPU of this index in a process of its own, where a crash is
+                only an answer; returns `yes`, or why not.
         """
         memory = self.device.memory
         answer = "no: training is on the CPU" if memory is None else "yes"
         if memory is not None and self.device.kind != "twin":
-            answer = probe()
+            answer = "no: its ranks are threads of one process"
+            if transport.takes_devices:
+                answer = probe(self.device.where.index or 0)
         answers = group.share(group.gather(answer))
         if memory is not None and all(other == "yes" for other in answers):
             # Between these ranks, over the links that the states will take.

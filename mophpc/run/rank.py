@@ -113,11 +113,14 @@ class RankProgram:
         if not outcome.diverged and (visit.step + 1) % self._at.num_shards == 0:
             self._end_epoch(session, visit)
         evaluated_s = events.now()
+        ends = stop.is_last or outcome.diverged
+        if ends:
+            self._save(session, visit)
+        saved_s = events.now()
         parcel.rest, parcel.held = session.release()
-        end_s = events.now()
-        # An evaluation lies between training and release; the visit's time is the other two.
+        # Evaluation and saving lie between training and release; the visit is the other two.
         eval_s = evaluated_s - trained_s
-        end_s -= eval_s
+        end_s = events.now() - (saved_s - trained_s)
         facts = {
             "config": visit.config_id,
             "step": visit.step,
@@ -144,8 +147,8 @@ class RankProgram:
                 "diverged": outcome.diverged,
             }
         )
-        if stop.is_last or outcome.diverged:
-            self._finish(session, visit, parcel)
+        if ends:
+            self._finish(visit, parcel)
 
     def _end_epoch(self, session: Session, visit: Visit) -> None:
         with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
@@ -160,17 +163,22 @@ class RankProgram:
             }
         )
 
-    def _finish(self, session: Session, visit: Visit, parcel: Parcel) -> None:
-        config = self._at.configs[visit.config_id]
-        status = "diverged" if parcel.diverged else "done"
-        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest, parcel.held)
-        facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
+    def _save(self, session: Session, visit: Visit) -> None:
+        """Write the weights while they are still here: on a device, their memory is lent on."""
         begin_s = self._at.events.now()
         with self._at.events.timed("checkpoint", config=visit.config_id) as timed:
-            folder = self._at.folder.checkpoint(config)
+            folder = self._at.folder.checkpoint(self._at.configs[visit.config_id])
             folder.mkdir(parents=True, exist_ok=True)
             timed["nbytes"] = session.save(folder / "model.safetensors")
-            self._at.folder.write_manifest(config, facts)
+        self.spent["checkpoint_s"] += self._at.events.now() - begin_s
+
+    def _finish(self, visit: Visit, parcel: Parcel) -> None:
+        config = self._at.configs[visit.config_id]
+        status = "diverged" if parcel.diverged else "done"
+        begin_s = self._at.events.now()
+        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest, parcel.held)
+        facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
+        self._at.folder.write_manifest(config, facts)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:
             self._at.log.warning("%s diverged at %s; it leaves the schedule", config.name, visit)

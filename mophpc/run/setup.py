@@ -16,7 +16,7 @@ from typing import Any
 
 from mophpc._version import __version__
 from mophpc.costs_file import LinkCosts, load_costs
-from mophpc.data.shard import read_shard, read_valid
+from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment, with_device
@@ -30,7 +30,6 @@ from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
 from mophpc.search.space import Config, make_configs
-from mophpc.train.batches import Placing
 from mophpc.train.trainer import Probe, TorchTrainer, set_threads
 
 
@@ -97,9 +96,8 @@ def prepare_run(
         rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")
     # The first shard of a rank's block is its own however the others are balanced.
     first = assign_shards(store.num_shards, group.size).index(group.rank)
-    placing = rooms.bound.placing(experiment.device.memory_bytes)
-    shards = group.attempt(lambda: _load(rooms, experiment, store, placing, [first]))
-    valid = group.attempt(lambda: placing.place(read_valid(store)))
+    first_shard = group.attempt(lambda: _load(rooms, experiment, store, [first])[first])
+    read = group.attempt(lambda: read_valid(store))
     trainer = TorchTrainer(
         group.attempt(experiment.load_build),
         [(config.name, config.values) for config in configs],
@@ -111,9 +109,14 @@ def prepare_run(
     )
     if rooms.is_root:
         rooms.view.note(f"trying {len(configs)} configs on a batch")
-    rows = shards[first]
-    own = group.attempt(lambda: _probe_own(rooms, trainer, len(configs), rows, store.shard_rows))
+    own = group.attempt(
+        lambda: _probe_own(rooms, trainer, len(configs), first_shard, store.shard_rows)
+    )
     trainer.adopt(_share_probes(group, own, len(configs)))
+    # States come first, then rows where there is room left.
+    group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
+    placing = rooms.bound.placing(experiment.device.memory_bytes)
+    rows, valid = group.attempt(lambda: (placing.place(first_shard), placing.place(read)))
     group.attempt(lambda: _prime(rooms, trainer, len(configs), rows, valid, store.shard_rows))
     wanted = replay is None and experiment.schedule.planner == "balanced"
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
@@ -121,7 +124,8 @@ def prepare_run(
     planned = group.from_root(planning.run)
     plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
-    shards |= group.attempt(lambda: _load(rooms, experiment, store, placing, others))
+    loaded = group.attempt(lambda: _load(rooms, experiment, store, others))
+    shards = {first: rows} | {shard: placing.place(own) for shard, own in loaded.items()}
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
     if experiment.device.direct and not planned["checked"]:
         directly = rooms.bound.sends_directly(rooms.transport, group, rooms.view)
@@ -135,23 +139,19 @@ def prepare_run(
 
 
 def _load(
-    rooms: Rooms,
-    experiment: Experiment,
-    store: StoreInfo,
-    placing: Placing,
-    wanted: Sequence[int],
-) -> dict[int, Rows]:
-    """Read shards that the rank owns; put them on its device where they fit."""
+    rooms: Rooms, experiment: Experiment, store: StoreInfo, wanted: Sequence[int]
+) -> dict[int, ShardReader]:
+    """Read shards that the rank owns."""
     data = experiment.data
     most = -(-store.num_shards // rooms.group.size)  # shards of a rank, before they are balanced
     budget = None if data.memory_bytes is None else max(1, data.memory_bytes // most)
     stage = None if data.stage is None else Path(data.stage)
-    shards: dict[int, Rows] = {}
+    shards = {}
     for shard in wanted:
         with rooms.events.timed("load", shard=shard) as facts:
             reader = read_shard(store, shard, memory_budget=budget, stage=stage)
             facts |= {"rows": reader.rows, "nbytes": reader.nbytes}
-            shards[shard] = placing.place(reader)
+        shards[shard] = reader
     return shards
 
 
@@ -176,6 +176,15 @@ def _probe_own(
                 raise ExperimentError(f"{error} (traceback in {log})") from error
             found.append([config_id, probe.to_json()])
     return found
+
+
+def _make_room(rooms: Rooms, trainer: TorchTrainer, wanted: int) -> None:
+    """Take memory on the device for states, before there are rows and activations."""
+    found = trainer.make_room()
+    if 0 < found < wanted:
+        rooms.log.warning(
+            "the device has room for %d states, of %d that it should have", found, wanted
+        )
 
 
 def _prime(

@@ -10,7 +10,7 @@ arena itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,10 @@ from torch.utils.dlpack import (  # type: ignore[attr-defined]  # torch names no
 )
 
 from mophpc.errors import StateError
+from mophpc.train.device import ALIGNMENT, CPU, Device
 from mophpc.train.tree import dtype_name, dtype_of
 
 Arena = np.ndarray[Any, np.dtype[np.uint8]]
-
-ALIGNMENT = 64
-"""Bytes; a cache line, and enough for every vector load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +105,12 @@ def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
-def _everything(_: Tensor) -> bool:
-    return True
-
-
-def lay_out(
-    tensors: Mapping[str, Tensor], on_device: Callable[[Tensor], bool] = _everything
-) -> Layout:
+def lay_out(tensors: Mapping[str, Tensor], device: Device = CPU) -> Layout:
     """Give every tensor a place, in order; tensors that share bytes share them in the arena too.
 
     Args:
         tensors: by name.
-        on_device: whether the training device works on a tensor; those come first.
+        device: where they are trained; those that it works on come first.
 
     Raises:
         StateError: a tensor is not a dense one on a real device.
@@ -126,14 +118,14 @@ def lay_out(
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
             raise StateError(f"tensor '{name}' is sparse, quantized or without data; it cannot hop")
-    first = {name: tensor for name, tensor in tensors.items() if on_device(tensor)}
+    first = {name: tensor for name, tensor in tensors.items() if device.holds(tensor)}
     last = {name: tensor for name, tensor in tensors.items() if name not in first}
-    slots, device_nbytes = _line_up(first, 0)
-    on_host, nbytes = _line_up(last, device_nbytes)
+    slots, device_nbytes = _line_up(first, 0, device.alignment)
+    on_host, nbytes = _line_up(last, device_nbytes, ALIGNMENT)
     return Layout(tuple(slots + on_host), max(ALIGNMENT, nbytes), device_nbytes)
 
 
-def _line_up(tensors: Mapping[str, Tensor], begin: int) -> tuple[list[Slot], int]:
+def _line_up(tensors: Mapping[str, Tensor], begin: int, alignment: int) -> tuple[list[Slot], int]:
     """Return places from `begin` on, and where the last one ends; both offsets are aligned."""
     runs = _runs(tensors)
     slots: list[Slot] = []
@@ -142,7 +134,7 @@ def _line_up(tensors: Mapping[str, Tensor], begin: int) -> tuple[list[Slot], int
     for name, tensor in tensors.items():
         start, stop = runs[name]
         if start not in offsets or start == stop:
-            offsets[start] = -(-end // ALIGNMENT) * ALIGNMENT
+            offsets[start] = -(-end // alignment) * alignment
             end = offsets[start] + stop - start
         inside = 0 if start == stop else tensor.data_ptr() - start
         if inside % tensor.element_size():
@@ -151,7 +143,7 @@ def _line_up(tensors: Mapping[str, Tensor], begin: int) -> tuple[list[Slot], int
         slots.append(Slot(name, dtype_name(tensor.dtype), shape, stride, offsets[start] + inside))
     if slots and slots[-1].offset == end:
         end += 1  # an empty tensor lies before the end too
-    return slots, -(-end // ALIGNMENT) * ALIGNMENT
+    return slots, -(-end // alignment) * alignment
 
 
 def _runs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from mophpc.train.device import CPU, Copy, Device, Memory
 from mophpc.train.task import Batch
+
+MOST_UPLOADED = 4
+"""Batches on the device that are not trained yet."""
 
 Array = np.ndarray[Any, Any]
 Blocks = Iterator[tuple[dict[str, Any], Array]]
@@ -98,10 +102,15 @@ def _cut(fields: Batch, positions: Array, batch_size: int) -> Iterator[Batch]:
 def _uploaded(made: Iterator[Batch], memory: Memory) -> Iterator[Batch]:
     """Copy batches to the device, each while the one before it is trained on."""
     ahead: _Upload | None = None
+    trained: deque[Copy] = deque()
     for batch in made:
         following = _Upload(batch, memory)
         if ahead is not None:
             yield ahead.batch()
+            # Python runs ahead of the device, and each batch takes memory until it is trained.
+            trained.append(memory.mark())
+            if len(trained) > MOST_UPLOADED:
+                trained.popleft().wait()
         ahead = following
     if ahead is not None:
         yield ahead.batch()

@@ -39,6 +39,17 @@ def modules_of(task: Task) -> Iterator[tuple[str, nn.Module]]:
             yield f"extras.{name}", extra
 
 
+def flatten_rnns(task: Task) -> None:
+    """Let cuDNN have the weights of each recurrent network in one piece, as it had them alone.
+
+    It would copy them at each forward pass otherwise. They come back when the state settles.
+    """
+    for _, module in modules_of(task):
+        for part in module.modules():
+            if isinstance(part, nn.RNNBase):
+                part.flatten_parameters()
+
+
 def clear_gradients(task: Task) -> None:
     """Let go of all gradients, also of parameters that no optimizer has; they do not hop."""
     # Not by `zero_grad`, which takes longer than all else here, to be seen by torch's profiler.
@@ -114,7 +125,7 @@ def layout_of(task: Task, device: Device = CPU) -> Layout:
     """
     tensors, rest = collect(task)
     template = write(rest | {"absent": [], "progress": [], "late": None})
-    return replace(lay_out(tensors, device.holds), template=template)
+    return replace(lay_out(tensors, device), template=template)
 
 
 def settle(
@@ -163,7 +174,7 @@ def settle(
 
 
 def _pack(rest: dict[str, Any], late: Tensors, template: str, device: Device) -> bytes:
-    layout = lay_out(late, device.holds) if late else None
+    layout = lay_out(late, device) if late else None
     head = pack(rest | {"late": layout and layout.to_json()}, template)
     if layout is None:
         return head

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from mophpc.errors import LaunchError
 
+ALIGNMENT, DEVICE_ALIGNMENT = 64, 512
+"""Of tensors in an arena, bytes: a cache line, and enough for every vector load."""
+
 LOOK_EVERY = 32
 """On a GPU losses are looked at after so many batches and at a visit's end: who looks at each one
 waits for the GPU, and the GPU then waits for Python."""
@@ -67,8 +70,8 @@ class Memory(Protocol):
     def copy_out(self, source: Tensor, target: Tensor) -> Copy:
         """Begin to copy to the host what has been computed so far."""
 
-    def settle(self) -> None:
-        """Return when all that was computed so far is there."""
+    def mark(self) -> Copy:
+        """Return what is there when all that was computed so far is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class Device:
     """The same for two ranks of a host only where they share a device."""
 
     @property
+    def alignment(self) -> int:
+        """Bytes; as the allocator's own, where kernels are chosen by it (cuBLAS's are)."""
+        return ALIGNMENT if self.memory is None else DEVICE_ALIGNMENT
+
+    @property
     def look_every(self) -> int:
         """After how many batches losses are looked at."""
         return 1 if self.memory is None else LOOK_EVERY
@@ -94,9 +102,10 @@ class Device:
         return self.memory is None or self.memory.holds(tensor)
 
     def use(self) -> None:
-        """Make it the current device of the calling thread."""
+        """Make it the current device of the calling thread, for MPI too."""
         if self.where.type == "cuda":
             torch.cuda.set_device(self.where)
+            torch.cuda.current_stream(self.where).query()  # binds the context to the thread
 
 
 CPU = Device("cpu", torch.device("cpu"), "CPU")
@@ -182,10 +191,12 @@ class Accelerator:
         self._module = torch_module
         self._in = torch_module.Stream(where)
         self._out = torch_module.Stream(where)
+        self._rows = torch_module.Stream(where)  # they must not queue behind states
 
     @property
     def free_bytes(self) -> int:
         """See `Memory`."""
+        self._module.empty_cache()  # what torch keeps for later is not free for other ranks
         return int(self._module.mem_get_info(self._where)[0])
 
     def holds(self, tensor: Tensor) -> bool:
@@ -198,18 +209,22 @@ class Accelerator:
 
     def empty(self, nbytes: int) -> Tensor:
         """See `Memory`."""
-        return torch.empty(nbytes, dtype=torch.uint8, device=self._where)
+        found = torch.empty(nbytes, dtype=torch.uint8, device=self._where)
+        # The allocator gives away what kernels under way still write: they come first.
+        self._in.wait_stream(self._module.current_stream(self._where))
+        return found
 
     def copy_in(self, source: Tensor, target: Tensor | None = None) -> tuple[Tensor, Copy]:
         """See `Memory`."""
         compute = self._module.current_stream(self._where)
-        with self._module.stream(self._in):
+        stream = self._rows if target is None else self._in
+        with self._module.stream(stream):
             if target is None:
                 target = torch.empty_like(source, device=self._where)
                 # Or the allocator would give its bytes away while `compute` still reads them.
                 target.record_stream(compute)
             target.copy_(source, non_blocking=True)
-            return target, self._recorded(self._in)
+            return target, self._recorded(stream)
 
     def copy_out(self, source: Tensor, target: Tensor) -> Copy:
         """See `Memory`."""
@@ -218,9 +233,9 @@ class Accelerator:
             target.copy_(source, non_blocking=True)
             return self._recorded(self._out)
 
-    def settle(self) -> None:
+    def mark(self) -> Copy:
         """See `Memory`."""
-        self._module.current_stream(self._where).synchronize()
+        return self._recorded(self._module.current_stream(self._where))
 
     def _recorded(self, stream: Any) -> Copy:
         # Blocking: a thread that waits leaves its core to others.
@@ -291,8 +306,9 @@ class Twin:
         """See `Memory`."""
         return self._copy(source, target)
 
-    def settle(self) -> None:
+    def mark(self) -> Copy:
         """See `Memory`."""
+        return _Later(self._thread.submit(int))
 
     def _copy(self, source: Tensor, target: Tensor) -> Copy:
         target.view(torch.uint8).fill_(self.GARBAGE)

@@ -18,6 +18,11 @@ from mophpc.errors import StateError
 from mophpc.train.arena import Arena, Home, Layout
 from mophpc.train.device import Copy, Device, Memory
 
+NO_ROOM = (
+    "the device has no memory for a state of {} bytes beside what training takes; let fewer ranks "
+    "share it, or train smaller models or batches"
+)
+
 LEAST_BUFFERS = 2
 """One that is trained in, and one to which the next state is copied meanwhile."""
 
@@ -48,6 +53,9 @@ class Staging(Protocol):
     """Seconds that training has waited for copies."""
     is_direct: bool
     """Whether MPI may send from the device's memory."""
+
+    def prepare(self, nbytes: int) -> int:
+        """Take memory for states of at most so many bytes; return for how many."""
 
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """Begin to bring a state in, if there is room: its visit is next."""
@@ -90,6 +98,10 @@ class InPlace:
 
     waited_s = 0.0
     is_direct = False
+
+    def prepare(self, nbytes: int) -> int:  # noqa: ARG002
+        """See `Staging`."""
+        return 0
 
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """See `Staging`."""
@@ -206,6 +218,21 @@ class Stage:
         """How many there are now."""
         return len(self._buffers)
 
+    def prepare(self, nbytes: int) -> int:
+        """See `Staging`.
+
+        Raises:
+            StateError: not even one fits.
+        """
+        with self.lock:
+            for buffer in list(self._buffers):
+                self._discard(buffer)
+            while len(self._buffers) < self._most and self._add(nbytes) is not None:
+                pass
+            if not self._buffers:
+                raise StateError(NO_ROOM.format(nbytes))
+            return len(self._buffers)
+
     def ahead(self, arena: Arena, layout: Layout, held: Held | None = None) -> None:
         """See `Staging`."""
         with self.lock:
@@ -225,11 +252,11 @@ class Stage:
             buffer = self._kept_by(held)
             if buffer is not None and held is not None:
                 if isinstance(held, DeviceHeld) and held.has_left:
-                    held.wait()  # what is being copied out must not change
+                    self._wait(held)  # what is being copied out must not change
                 _give(buffer, arena, layout)
             else:
                 if held is not None:
-                    held.wait()
+                    self._wait(held)
                 buffer = self._of(arena) or self._claim(arena, layout)
                 self._copy_in(buffer)
             return _home(buffer, arena, layout)
@@ -248,9 +275,7 @@ class Stage:
             buffer.is_active = True
             coming = buffer.coming
         if coming is not None:  # without the lock: messages go on meanwhile
-            begin_s = time.perf_counter()
-            coming.wait()
-            self.waited_s += time.perf_counter() - begin_s
+            self._wait(coming)
 
     def release(self, arena: Arena) -> Held:
         """See `Staging`."""
@@ -285,7 +310,7 @@ class Stage:
         arena, layout = _owner(buffer)
         tail = torch.from_numpy(arena[layout.device_nbytes :])
         buffer.memory[layout.device_nbytes : layout.nbytes].copy_(tail)
-        self._memory.settle()  # MPI knows nothing of streams: all must be there before it reads
+        self._memory.mark().wait()  # MPI knows nothing of streams: it reads what is there
         buffer.is_sent = True
         return buffer.memory[: layout.nbytes]
 
@@ -295,9 +320,15 @@ class Stage:
             if copy is not None:
                 copy.wait()
         if buffer.keeps is not None and buffer.going is None and not buffer.is_sent:
-            self._memory.settle()  # the end of its visit may still write it
+            self._memory.mark().wait()  # the end of its visit may still write it
         buffer.arena = buffer.layout = buffer.coming = buffer.going = buffer.keeps = None
         buffer.is_active = buffer.is_sent = False
+
+    def _wait(self, copy: Copy | Held) -> None:
+        """Wait for the sake of a visit, and count it."""
+        begin_s = time.perf_counter()
+        copy.wait()
+        self.waited_s += time.perf_counter() - begin_s
 
     def _copy_in(self, buffer: _Buffer) -> None:
         """Begin to copy a state in, unless that has begun."""
@@ -326,20 +357,27 @@ class Stage:
         """Return a buffer that is large enough and free, or a new one if there may be one more."""
         for buffer in self._buffers:
             buffer.settle()
-        free = [buffer for buffer in self._buffers if buffer.arena is None]
-        fitting = [buffer for buffer in free if len(buffer.memory) >= nbytes]
+        fitting = [b for b in self._buffers if b.arena is None and len(b.memory) >= nbytes]
         if fitting:
             # One that still has a state might spare it the way back.
             return min(fitting, key=lambda buffer: (buffer.keeps is not None, len(buffer.memory)))
-        if len(self._buffers) >= self._most:
-            if not free:
-                return None
-            self._buffers.remove(max(free, key=lambda buffer: len(buffer.memory)))
+        return self._add(nbytes) if len(self._buffers) < self._most else None
+
+    def _add(self, nbytes: int) -> _Buffer | None:
+        """Return a new buffer; None where there is no room for it."""
         try:
             self._buffers.append(_Buffer(self._memory.empty(nbytes)))
         except torch.OutOfMemoryError:
+            # It is not tried again at each look: torch gives up all that it keeps before it fails.
+            self._most = len(self._buffers)
             return None
         return self._buffers[-1]
+
+    def _discard(self, buffer: _Buffer) -> None:
+        """Give up the memory of a buffer; whoever still knows the buffer has nothing of it."""
+        self.let_go(buffer)
+        buffer.memory = buffer.memory[:0].clone()
+        self._buffers.remove(buffer)
 
     def _claim(self, arena: Arena, layout: Layout) -> _Buffer:
         """Return a buffer for a state; wait until there is one.
@@ -353,21 +391,19 @@ class Stage:
         return buffer
 
     def _make_room(self, nbytes: int) -> None:
-        """Free a buffer, or the memory of one that is free."""
+        """Free a buffer, or the memory of one that is free but too small."""
         leaving = [b for b in self._buffers if b.keeps and b.arena is not None and not b.is_sent]
-        free = [b for b in self._buffers if b.arena is None]
+        small = [b for b in self._buffers if b.arena is None]
         hints = [b for b in self._buffers if b.is_hint]
-        if leaving and leaving[0].keeps is not None:
-            leaving[0].keeps.wait()
-        elif free:
-            self._buffers.remove(free[0])
+        if small:
+            self._discard(max(small, key=lambda buffer: len(buffer.memory)))
+            self._most = max(self._most, len(self._buffers) + 1)
+        elif leaving and leaving[0].keeps is not None:
+            self._wait(leaving[0].keeps)
         elif hints:
             self.let_go(hints[0])
         else:
-            raise StateError(
-                f"the device has no memory for a state of {nbytes} bytes beside what training "
-                f"takes; let fewer ranks share it, or train smaller models or batches"
-            )
+            raise StateError(NO_ROOM.format(nbytes))
 
 
 def _same(arena: Arena, other: Arena) -> bool:

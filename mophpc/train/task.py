@@ -181,6 +181,12 @@ def _fault_in_compile(task: Task) -> str | None:
         return f"Task.compile is a {kind}; allowed: True, False or arguments of torch.compile"
     if isinstance(task.compile, Mapping) and "dynamic" in task.compile:
         return "Task.compile has 'dynamic', which mophpc sets to False; leave it out"
+    graphs = ("reduce-overhead", "max-autotune")
+    if isinstance(task.compile, Mapping) and task.compile.get("mode") in graphs:
+        return (
+            f"Task.compile has mode '{task.compile['mode']}', whose CUDA graphs need tensors that "
+            f"stay where they are; allowed: 'default', 'max-autotune-no-cudagraphs'"
+        )
     extra = task.extras.get(SCALER)
     if task.precision == "float16" and extra is not None and task.scaler is None:
         kind = type(extra).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from mophpc.errors import ExperimentError, MophpcError
 from mophpc.train.arena import Arena, Home, Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
-from mophpc.train.bind import Draft, bind, bind_new, layout_of, settle
+from mophpc.train.bind import Draft, bind, bind_new, flatten_rnns, layout_of, settle
 from mophpc.train.compiling import compile_models
 from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
@@ -101,6 +102,14 @@ class TorchTrainer:
     def adopt(self, probes: Sequence[Probe]) -> None:
         """Take over what the probes of all configs told, by config_id."""
         self._probes = probes
+
+    def make_room(self) -> int:
+        """Take memory on the device for the largest states; return for how many.
+
+        Raises:
+            StateError: not even one fits.
+        """
+        return self.staging.prepare(max(probe.layout.nbytes for probe in self._probes))
 
     def name(self, config_id: int) -> str:
         """Return a config's name."""
@@ -265,7 +274,7 @@ class TorchTrainer:
         task = bind_new(
             self._build(config_id), probe.layout, self._scratch(probe.layout), self.device
         )
-        compile_models(task)
+        self._make_ready(task)
         batch = self._first_batch(task, rows)
         sizes = {min(task.batch_size, len(batch[task.targets]))}
         sizes |= {rows % task.batch_size for rows in shard_rows} - {0}
@@ -295,7 +304,7 @@ class TorchTrainer:
     ) -> _Rehearsal:
         home = self._scratch(layout, start)
         task, _ = bind(lambda: self._build(config_id, lean=lean), layout, home, rest, lean=lean)
-        compile_models(task)
+        self._make_ready(task)
         self._step(task, batch)
         rest = settle(task, layout, home, device=self.device)
         arena = self._bytes(home, layout)
@@ -329,11 +338,13 @@ class TorchTrainer:
 
     def _first_step(self, task: Task, batch: Batch) -> None:
         """Train a batch, so that the optimizer has state."""
+        scale = math.inf
         for _ in range(_MOST_SKIPPED):
             self._step(task, batch)
             # A scaler begins too high, and leaves steps out until gradients are finite.
-            if task.scaler is None or task.optimizer.state:
+            if task.scaler is None or task.optimizer.state or task.scaler.get_scale() >= scale:
                 return
+            scale = task.scaler.get_scale()
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)
@@ -362,10 +373,16 @@ class TorchTrainer:
         lean = probe.ordinary is None
         return Draft(lambda: self._build(config_id, lean=lean), probe.layout, home, lean=lean)
 
+    def _make_ready(self, task: Task) -> None:
+        """Do what is left to do when a Task's tensors are where they are trained."""
+        compile_models(task)
+        if self.device.where.type == "cuda":
+            flatten_rnns(task)
+
     def _session(
         self, task: Task, layout: Layout, arena: Arena, home: Home, progress: list[float]
     ) -> Session:
-        compile_models(task)
+        self._make_ready(task)
         return Session(
             task,
             layout,

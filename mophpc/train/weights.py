@@ -18,7 +18,7 @@ def save_weights(task: Task, path: Path) -> int:
     """
     # safetensors refuses tensors that share storage, and all of ours share the arena.
     tensors = {
-        name: value.detach().clone().contiguous()
+        name: value.detach().to("cpu", copy=True).contiguous()
         for name, value in task.model.state_dict().items()
         if hasattr(value, "detach")
     }

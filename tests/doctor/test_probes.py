@@ -64,7 +64,7 @@ def test_without_a_gpu_the_self_test_is_an_answer():
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert gpu_aware({"PATH": "/bin"}).startswith("no: the test ended with status ")
+    assert gpu_aware(0, {"PATH": "/bin"}).startswith("no: the test ended with status ")
 
 
 def test_a_deadline_ends_a_wait():

@@ -183,6 +183,7 @@ class HashSession:
     config_id: int
     arena: Arena
     rest: bytes
+    is_released: bool = False
 
     def train(self, epoch: int, shard: int, rows: Any) -> Outcome:
         trainer, settings = self.trainer, self.trainer.settings
@@ -201,9 +202,11 @@ class HashSession:
         return {"train_loss": 0.5, "seconds": 0.0, "valid_loss": float(epoch)}
 
     def release(self) -> tuple[bytes, HashHeld]:
+        self.is_released = True
         return self.rest, HashHeld(self.arena, len(self.trainer.visits))
 
     def save(self, path: Path) -> int:
+        assert not self.is_released, "a device's memory may have another state by then"
         path.write_bytes(self.arena.tobytes())
         return len(self.arena)
 

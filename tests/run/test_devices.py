@@ -159,9 +159,10 @@ def test_states_are_sent_directly_only_where_that_was_tried(answers, memory, exp
     views = [Notes(), Notes()]
 
     def act(group: Group, transport: LocalTransport) -> bool:
+        transport.takes_devices = True
         bound = Bound(gpu("a", memory=memory()) if memory else CPU)
         return bound.sends_directly(
-            transport, group, views[group.rank], probe=lambda: answers[group.rank]
+            transport, group, views[group.rank], probe=lambda index: answers[group.rank]
         )
 
     assert on_ranks(2, act) == [expected, expected]
@@ -180,7 +181,8 @@ def test_wrong_bytes_are_found_before_a_state_is_sent(monkeypatch):
     view = Notes()
 
     def act(group: Group, transport: LocalTransport) -> bool:
-        return Bound(gpu("a")).sends_directly(transport, group, view, probe=lambda: "yes")
+        transport.takes_devices = True
+        return Bound(gpu("a")).sends_directly(transport, group, view, probe=lambda index: "yes")
 
     assert on_ranks(2, act) == [False, False]
     assert "other bytes arrived" in view.said[0]
@@ -204,3 +206,21 @@ def test_a_failure_to_choose_is_told_when_all_ranks_listen():
     with pytest.raises(LaunchError):
         chosen()
     assert bind_device(Device(use="cpu"), 0)() is CPU
+
+
+def test_threads_of_one_process_do_not_send_from_a_gpu():
+    view = Notes()
+
+    def act(group: Group, transport: LocalTransport) -> bool:
+        return Bound(gpu("a")).sends_directly(transport, group, view, probe=lambda index: "yes")
+
+    assert on_ranks(2, act) == [False, False]
+    assert "its ranks are threads of one process" in view.said[0]
+
+
+def test_the_self_test_has_the_users_settings_and_nothing_of_the_launcher():
+    from mophpc.hop.aware import _is_kept
+
+    kept = {"OMPI_MCA_pml", "OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_opal_cuda_support"}
+    lost = {"OMPI_MCA_ess", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "pml"}
+    assert {name for name in kept | lost if _is_kept(name)} == kept

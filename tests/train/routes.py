@@ -87,7 +87,7 @@ def hopped(trainer: TorchTrainer) -> Iterator[tuple[str, dict[str, float], Sessi
 class Shards:
     """The rows, as `mophpc.verify` reads them from a store."""
 
-    where = torch.device("cpu")
+    device = CPU
 
     def train(self, shard: int) -> Fields:
         return TRAIN[shard]

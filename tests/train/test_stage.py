@@ -88,16 +88,26 @@ def test_one_trains_while_the_last_leaves_and_the_next_comes(stage):
     assert stage.num_buffers <= 3
 
 
+class Counting(Twin):
+    """Counts what is copied to the device."""
+
+    copied_in = 0
+
+    def copy_in(self, source, target=None):
+        self.copied_in += 1
+        return super().copy_in(source, target)
+
+
 @pytest.mark.parametrize("lands", [False, True])
 def test_a_state_that_is_trained_again_here_spares_the_way(lands):
-    stage = Stage(Twin(0.02))
+    memory = Counting(0.02)
+    stage = Stage(memory)
     arena = arena_of(1)
     held = visit(stage, arena)
     if lands:
         held.land()
-    before = stage.waited_s
     held = visit(stage, arena, held)
-    assert stage.waited_s == before, "it was still there"
+    assert memory.copied_in == 1, "it was still there"
     held.wait()
     assert (arena == 3).all()
 
@@ -259,3 +269,57 @@ def test_the_cpu_trains_in_the_arena_itself():
     stage.forget(arena)
     assert (arena == 6).all()
     assert home.device.data_ptr() == torch.from_numpy(arena).data_ptr()
+
+
+def test_waiting_for_a_buffer_is_counted():
+    stage = Stage(Twin(0.05, capacity_bytes=SIZE))
+    visit(stage, arena_of(1)).land()
+    before = stage.waited_s
+    visit(stage, arena_of(2)).wait()
+    assert stage.waited_s - before >= 0.08, "the first has to leave, then the second comes"
+
+
+def test_memory_that_is_taken_before_the_visits_is_what_there_is():
+    memory = Twin(capacity_bytes=5 * SIZE)
+    stage = Stage(memory)
+    visit(stage, arena_of(1)).drop()  # of a pilot
+    assert stage.prepare(2 * SIZE) == 2
+    left = memory.free_bytes
+    arenas = [arena_of(i) for i in range(6)]
+    for arena, following in zip(arenas, [*arenas[1:], arenas[0]], strict=True):
+        held = visit(stage, arena)
+        stage.ahead(following, LAYOUT)
+        held.wait()
+    assert stage.num_buffers == 2
+    assert memory.free_bytes == left
+    with pytest.raises(StateError, match="no memory for a state of 10000 bytes"):
+        Stage(memory).prepare(10_000)
+
+
+def test_a_device_that_is_full_is_not_asked_again_and_again():
+    asked = []
+
+    class Full(Twin):
+        def empty(self, nbytes):
+            asked.append(nbytes)
+            return super().empty(nbytes)
+
+    stage = Stage(Full(capacity_bytes=SIZE))
+    first, second = arena_of(1), arena_of(2)
+    stage.fetch(first, LAYOUT)
+    stage.ready(first)
+    for _ in range(100):
+        stage.ahead(second, LAYOUT)
+    assert len(asked) == 2
+
+
+def test_memory_is_given_up_though_helds_are_kept():
+    memory = Twin(capacity_bytes=1024 + SIZE)
+    stage = Stage(memory)
+    kept = [visit(stage, arena_of(i)) for i in range(3)]
+    for held in kept:
+        held.wait()
+    large = arena_of(2, 1024)
+    stage.fetch(large, LARGE)
+    stage.ready(large)
+    assert all(held.test() for held in kept)
