@@ -21,7 +21,7 @@ def launched_ranks(environ: Mapping[str, str]) -> tuple[int, str] | None:
     """
     for variable, launcher in _SIZE_VARIABLES:
         value = environ.get(variable, "")
-        if value.isdigit():
+        if value.isascii() and value.isdigit():
             return int(value), launcher
     return None
 
@@ -39,7 +39,7 @@ def launched_local_rank(environ: Mapping[str, str]) -> int | None:
     """Return this process's number among those of its host, as the launcher tells it, or None."""
     for variable in _LOCAL_RANK_VARIABLES:
         value = environ.get(variable, "")
-        if value.isdigit():
+        if value.isascii() and value.isdigit():
             return int(value)
     return None
 
@@ -54,6 +54,6 @@ def launched_rank(environ: Mapping[str, str]) -> int:
     """
     for variable in _RANK_VARIABLES:
         value = environ.get(variable, "")
-        if value.isdigit():
+        if value.isascii() and value.isdigit():
             return int(value)
     return 0

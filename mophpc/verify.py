@@ -98,7 +98,7 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
     note = (
         "the file of build has changed since the run"
         if changed
-        else "state that is kept outside model, loss, optimizer, lr_scheduler and extras cannot hop"
+        else "what is no parameter or buffer, nor in optimizer, lr_scheduler or extras, cannot hop"
     )
     torch.set_num_threads(experiment.threads)
     shards = _Shards(info, device_of(experiment))

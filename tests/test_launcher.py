@@ -28,6 +28,7 @@ from mophpc.launcher import launched_rank, launched_ranks
             2,
         ),
         ({"PMI_SIZE": "", "PMI_RANK": "x"}, None, 0),
+        ({"PMI_SIZE": "²", "PMI_RANK": "²"}, None, 0),
     ],
 )
 def test_ranks_are_read_from_the_environment(environ, ranks, rank):

@@ -28,7 +28,7 @@ def examine(store: StoreInfo | None, environ: Mapping[str, str] = os.environ) ->
         store: whose reading is timed; None: of none.
         environ: the process's environment.
     """
-    facts = surroundings(environ, Path.cwd())
+    facts = surroundings(environ, Path())
     attempt(facts, "gpus", gpus)
     if facts.get("gpus"):
         # As a run binds a rank to its GPU, before MPI starts.
@@ -47,7 +47,7 @@ def examine(store: StoreInfo | None, environ: Mapping[str, str] = os.environ) ->
         problem = Finding("problem", "launcher", str(error), "see 'Which MPI' in the README")
         if facts["rank"] != 0:
             return None
-        return Report([facts], [problem, *judge([facts | {"mpi": "not started"}])])
+        return Report([facts], [problem, *judge([facts | {"mismatch": True}])])
 
 
 def gpus() -> list[str]:

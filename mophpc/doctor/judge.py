@@ -55,6 +55,8 @@ def _versions(ranks: Facts) -> Iterator[Finding]:
 
 def _mpi(ranks: Facts) -> Iterator[Finding]:
     first = ranks[0]
+    if first.get("mismatch"):
+        return  # said already; nothing more is known of this MPI
     level = first.get("thread_level")
     if first.get("mpi") is None:
         yield Finding(
@@ -109,7 +111,12 @@ def _hosts(ranks: Facts) -> Iterator[Finding]:
 def _gpus(ranks: Facts) -> Iterator[Finding]:
     counts = [len(facts.get("gpus") or []) for facts in ranks]
     if not any(counts):
-        yield Finding("note", "GPU", "no rank sees a GPU: training is on the CPU")
+        yield Finding(
+            "note",
+            "GPU",
+            "no rank sees a GPU: training is on the CPU",
+            "if there should be one, look at CUDA_VISIBLE_DEVICES and torch.cuda.is_available()",
+        )
         return
     if 0 in counts:
         without = [rank for rank, count in enumerate(counts) if count == 0]
@@ -163,6 +170,14 @@ def _disk(ranks: Facts) -> Iterator[Finding]:
             "disk",
             f"{min(free) / 1e9:.1f} GB free in the current folder",
             "free some, or run elsewhere: checkpoints and logs need it" if low else "",
+        )
+    closed = [rank for rank, facts in enumerate(ranks) if facts.get("writable") is False]
+    if closed:
+        yield Finding(
+            "warning",
+            "disk",
+            f"{_ranks(closed)}: nothing can be written in the current folder",
+            "give --out a folder that all ranks can write to",
         )
     small = [
         rank

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +69,7 @@ def surroundings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     attempt(facts, "launcher", lambda: launcher_of(environ))
     attempt(facts, "local_rank", lambda: launched_local_rank(environ))
     attempt(facts, "free_disk_bytes", lambda: shutil.disk_usage(folder).free)
+    attempt(facts, "writable", lambda: is_writable(folder))
     attempt(facts, "shm_bytes", shared_memory_bytes)
     attempt(facts, "start_method", multiprocessing.get_start_method)
     attempt(facts, "environment", lambda: {k: environ[k] for k in TRAPS if k in environ})
@@ -88,6 +90,17 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder; tried, as permissions do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+            file.flush()
+    except OSError:
+        return False
+    return True
 
 
 def shared_memory_bytes() -> int | None:

@@ -138,6 +138,11 @@ def _check_library(environ: Mapping[str, str]) -> None:
 
 
 def _advice(launcher: str) -> str:
+    if MPI.get_vendor()[0] == launcher:
+        return (
+            f"they are two installations of {launcher}, or a variable of the launcher is left "
+            f"over: start with the launcher of the one that mpi4py uses"
+        )
     return (
         f"mpi4py uses {library_version()}: start with the launcher of that MPI, or make mpi4py "
         f"use the MPI of {launcher}"

@@ -138,7 +138,8 @@ def _told(ranks: Sequence[Sequence[str]], view: View) -> list[int]:
         return [1] * len(ranks)
     devices = _grouped([f"{host} {identity}" for host, _, _, identity in ranks])
     models = _grouped([name for _, _, name, _ in ranks])
-    view.note(f"training on {', '.join(models)}; {len(devices)} for {len(ranks)} ranks")
+    of = "1 rank" if len(ranks) == 1 else f"{len(ranks)} ranks"
+    view.note(f"training on {', '.join(models)}: {len(devices)} for {of}")
     counts = [1] * len(ranks)
     for who in devices.values():
         for rank in who:

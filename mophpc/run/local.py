@@ -46,7 +46,7 @@ def run_local(
             results[rank] = run_rank(
                 experiment, folder, transport, view, stop, chosen, replay=replay, turn=world.turn
             )
-        except (Exception, SystemExit) as error:  # raised again in the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             failures.append(error)
             world.failed = True
 

@@ -165,6 +165,7 @@ def _probe_own(
     """Probe every size-th config: the ranks share the work."""
     found = []
     for config_id in range(rooms.group.rank, num_configs, rooms.group.size):
+        rooms.group.check()  # compiling takes seconds, and a signal should not
         with rooms.turn, rooms.events.timed("probe", config=config_id):
             try:
                 probe = trainer.probe(config_id, rows, shard_rows)
@@ -197,6 +198,7 @@ def _prime(
 ) -> None:
     """Compile before the first visit what is to be compiled: visits then cost what they cost."""
     for config_id in range(num_configs):
+        rooms.group.check()
         if trainer.compiles(config_id):
             with rooms.turn, rooms.events.timed("compile", config=config_id):
                 trainer.prime(config_id, rows, valid, shard_rows)

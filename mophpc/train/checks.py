@@ -34,7 +34,7 @@ def ordinary_builds(trainer: TorchTrainer, names: Sequence[str]) -> list[str]:
             found.setdefault(reason, []).append(name)
     lines = []
     for reason, affected in found.items():
-        more = f" and {len(affected) - 1} more configs are" if len(affected) > 1 else " is"
+        more = f" and {len(affected) - 1} more are" if len(affected) > 1 else " is"
         lines.append(
             f"note: {affected[0]}{more} built with initial weights at every visit, which costs "
             f"time: {reason}"

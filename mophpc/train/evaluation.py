@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def evaluate(
             with task.autocast():
                 outputs, targets = model(batch[task.inputs]), batch[task.targets]
                 losses.append((task.loss(outputs, targets), size))
-            for metric in streaming.values():
-                metric.update(outputs, targets)
+            for name, metric in streaming.items():
+                with _naming(name):
+                    metric.update(outputs, targets)
             if whole:
                 kept.append((outputs, targets))
             between()
@@ -52,12 +54,33 @@ def evaluate(
         if whole:
             outputs = concatenate([outputs for outputs, _ in kept])
             targets = concatenate([targets for _, targets in kept])
-            found |= {
-                name: _number(name, metric(outputs, targets)) for name, metric in whole.items()
-            }
-    found |= {name: _number(name, metric.compute()) for name, metric in streaming.items()}
+            for name, metric in whole.items():
+                with _naming(name):
+                    found[name] = _number(name, metric(outputs, targets))
+    for name, metric in streaming.items():
+        with _naming(name):
+            found[name] = _number(name, metric.compute())
     model.train(was_training)
     return {name: found[name] for name in ("valid_loss", *task.metrics)}
+
+
+_NOTE = "in metric "
+
+
+@contextmanager
+def _naming(metric: str) -> Iterator[None]:
+    """Note on an error that it came from a metric."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # whatever the user's code does
+        error.add_note(_NOTE + metric)
+        raise
+
+
+def metric_of(error: BaseException) -> str | None:
+    """Return the metric that raised an error in `evaluate`; None where something else did."""
+    notes = [n for n in getattr(error, "__notes__", []) if n.startswith(_NOTE)]
+    return notes[0].removeprefix(_NOTE) if notes else None
 
 
 def _number(name: str, value: Any) -> float:

@@ -49,6 +49,11 @@ def train_step(task: Task, batch: Batch, *, look: bool = True) -> Tensor | float
         if not isinstance(loss, torch.Tensor | float | int):
             kind = type(loss).__name__
             raise TypeError(f"training_step returned a {kind}; it must return the loss")
+        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+            raise TypeError(
+                f"training_step returned a tensor of shape {tuple(loss.shape)}; it must return the "
+                f"loss, one number"
+            )
         loss = loss.detach() if isinstance(loss, torch.Tensor) else float(loss)
         if look and not math.isfinite(loss):
             return None

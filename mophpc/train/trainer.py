@@ -18,7 +18,7 @@ from mophpc.train.bind import Draft, bind, bind_new, flatten_rnns, layout_of, se
 from mophpc.train.compiling import compile_models
 from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
-from mophpc.train.evaluation import evaluate
+from mophpc.train.evaluation import evaluate, metric_of
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
 from mophpc.train.stage import Held, staging_for
@@ -247,7 +247,10 @@ class TorchTrainer:
             if lean.rest != ordinary.rest or not np.array_equal(lean.arena, ordinary.arena):
                 reason = "a build on the meta device trains differently"
             elif ordinary.failure is not None:
-                reason = f"its evaluation cannot be tried on a batch: {ordinary.failure}"
+                reason = (
+                    f"{ordinary.failure} on a batch; if it does so on all validation rows, the run "
+                    f"ends after an epoch"
+                )
             elif lean.failure is not None:
                 reason = f"evaluating a build on the meta device fails: {lean.failure}"
             elif repr(lean.metrics) != repr(ordinary.metrics):
@@ -280,6 +283,7 @@ class TorchTrainer:
         sizes |= {rows % task.batch_size for rows in shard_rows} - {0}
         for size in sorted(sizes, reverse=True):
             self._step(task, {field: part[:size] for field, part in batch.items()})
+            self._between()
         size = task.eval_batch_size or task.batch_size
         some = min(valid.rows, size + valid.rows % size)
         found = next(batches(valid, np.arange(some), some, self.device))
@@ -312,10 +316,15 @@ class TorchTrainer:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             found = evaluate(task, InMemory(batch), device=self.device)
             return _Rehearsal(arena, rest, found)
-        except (Exception, SystemExit) as error:  # a metric may well want more than a batch
-            if isinstance(error, ExperimentError) and not lean:
+        except (Exception, SystemExit) as error:
+            metric = metric_of(error)
+            if not lean and isinstance(error, ExperimentError):
                 raise  # one that returns no number will not return one later
-            return _Rehearsal(arena, rest, {}, said(error))
+            if not lean and metric is None:
+                raise ExperimentError(f"evaluating a batch raised {said(error)}") from error
+            # A metric may well want more than a batch.
+            where = "" if metric is None else f"metric '{metric}' raised "
+            return _Rehearsal(arena, rest, {}, where + said(error))
 
     def _scratch(self, layout: Layout, start: Arena | None = None) -> Home:
         """Return memory for a state that no visit is made with, with the bytes of `start` or 0."""

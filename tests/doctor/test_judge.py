@@ -55,6 +55,7 @@ def test_of_sound_ranks_nothing_bad_is_said():
         ({"mpi": "MPICH 5"}, "problem", "versions", "mpi differs"),
         ({"cores": 1, "host": "n2"}, None, "", ""),
         ({"gpus": []}, "problem", "GPU", "rank 1: no GPU, where others have one"),
+        ({"writable": False}, "warning", "disk", "rank 1: nothing can be written in the current"),
         ({"start_method": "fork"}, "note", "trap", "forked here, .* may corrupt or hang"),
         ({"start_method": "spawn"}, None, "", ""),
         ({"gpu_aware": "no: status -11"}, "note", "GPU and MPI", "rank 1: .* no: status -11"),
@@ -173,3 +174,8 @@ def test_the_page_has_a_row_per_rank_and_gaps_where_a_probe_failed():
     assert Report(many, judge(many)).text().endswith("and 6 more ranks; --json has them")
     one = [SOUND]
     assert "" not in Report(one, judge(one)).text().splitlines()
+
+
+def test_of_an_mpi_that_does_not_match_nothing_more_is_said():
+    alone = SOUND | {"mismatch": True, "mpi": None, "thread_level": None}
+    assert not {"MPI", "threads"} & {finding.topic for finding in judge([alone])}

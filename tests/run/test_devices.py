@@ -119,7 +119,7 @@ def test_ranks_that_share_a_gpu_are_named_and_share_its_memory():
     bound = on_ranks(4, act)
     assert [b.sharing for b in bound] == [2] * 4
     assert views[0].said == [
-        "training on Some GPU; 2 for 4 ranks",
+        "training on Some GPU: 2 for 4 ranks",
         "note: ranks that share a GPU, and take turns on it: ranks 0, 2; ranks 1, 3",
     ]
     assert not any(view.said for view in views[1:])

@@ -159,3 +159,38 @@ def test_the_objective_must_be_recorded_by_every_config():
         "allowed: train_loss, valid_loss",
     ):
         check_objective(trainer, ["c000", "c001"], "accuracy")
+
+
+def plain(config: dict[str, Any]) -> Task:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Task(model=model, optimizer=optimizer, loss=nn.CrossEntropyLoss(), batch_size=4)
+
+
+def test_a_model_that_cannot_be_evaluated_is_named_before_the_first_visit():
+    def build(config):
+        task = plain(config)
+        forward = task.model.forward
+
+        def only_in_training(x):
+            if not task.model.training:
+                raise ValueError("no evaluation here")
+            return forward(x)
+
+        task.model.forward = only_in_training
+        return task
+
+    trainer = TorchTrainer(build, [("c000", {})], fields=FIELDS, seed=0)
+    with pytest.raises(ExperimentError, match="c000: evaluating a batch raised ValueError: no ev"):
+        trainer.probe(0, InMemory(TRAIN[0]))
+
+
+def test_a_training_step_that_returns_many_numbers_is_named():
+    def build(config):
+        task = plain(config)
+        task.training_step = lambda task, batch: task.model(batch["x"]).sum(1)
+        return task
+
+    trainer = TorchTrainer(build, [("c000", {})], fields=FIELDS, seed=0)
+    with pytest.raises(ExperimentError, match=r"returned a tensor of shape \(\d+,\); it must retu"):
+        trainer.probe(0, InMemory(TRAIN[0]))
