@@ -30,6 +30,8 @@ epochs = {epochs}
 seed = 1
 [data]
 store = "{store}"
+[schedule]
+costs = "equal"  # the rotation, which has no idle slots here
 [space]
 lr = {rates}
 """
