@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mophpc._version import __version__
 
 if TYPE_CHECKING:
+    from mophpc.dimensions import choice, integer, loguniform, uniform
     from mophpc.experiment import Data, Experiment, Objective, Schedule
     from mophpc.run.start import run_experiment
     from mophpc.train.task import Task
@@ -24,11 +25,19 @@ __all__ = [
     "Schedule",
     "Task",
     "__version__",
+    "choice",
+    "integer",
+    "loguniform",
     "run_experiment",
+    "uniform",
 ]
 
 _ROOMS = {
     "Data": "mophpc.experiment",
+    "choice": "mophpc.dimensions",
+    "integer": "mophpc.dimensions",
+    "loguniform": "mophpc.dimensions",
+    "uniform": "mophpc.dimensions",
     "Experiment": "mophpc.experiment",
     "Objective": "mophpc.experiment",
     "Schedule": "mophpc.experiment",

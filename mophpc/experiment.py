@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from mophpc.dimensions import KINDS, SETTINGS, Choice, Dimension, Name, Value, dimension, in_order
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
-
-Value = bool | int | float | str
-"""A hyperparameter's value."""
 
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
 """Where pydantic's words are not a user's."""
@@ -24,15 +29,12 @@ MOST_CONFIGS = 32_768
 
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
 MEASURED, EQUAL = "measured", "equal"
 """Where costs come from, if not from a file."""
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = SETTINGS
 
 
 class Data(_Settings):
@@ -143,8 +145,19 @@ class Device(_Settings):
 class Search(_Settings):
     """How configs are made."""
 
-    method: Literal["grid", "list"] | None = None
-    """`grid` is every combination of the space, `list` is [[configs]]; None: what is given."""
+    method: Literal["grid", "random", "list"] | None = None
+    """`grid` is every combination of the space, `random` draws from it, `list` is [[configs]].
+    None: `random` where `configs` is given, else `list` or `grid`."""
+    configs: Annotated[int, Field(ge=1, le=MOST_CONFIGS)] | None = None
+    """How many are drawn."""
+    constraint: str | None = None
+    """`file.py:function` or `package.module:function`, called with the hyperparameters of a config
+    that is to be made; returns whether it may be. From Python, the function itself."""
+
+    @field_validator("constraint", mode="before")
+    @classmethod
+    def _reference(cls, value: Any) -> Any:
+        return reference_of(value, "constraint") if callable(value) else value
 
 
 class Experiment(_Settings):
@@ -162,8 +175,9 @@ class Experiment(_Settings):
     hop: Hop = Hop()
     device: Device = Device()
     search: Search = Search()
-    space: dict[Name, Annotated[list[Value], Field(min_length=1)]] = {}
-    """Hyperparameter to the values to try."""
+    space: dict[Name, Dimension] = {}
+    """Hyperparameter to its values: a list, or one of `mophpc.choice`, `uniform`, `loguniform` and
+    `integer`, which are tables in TOML."""
     configs: list[dict[Name, Value]] = []
     """Explicit configs, instead of a space."""
 
@@ -190,10 +204,26 @@ class Experiment(_Settings):
 
     @field_validator("space", mode="before")
     @classmethod
-    def _lists(cls, value: Any) -> Any:
+    def _dimensions(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+        return {name: _dimension(name, given) for name, given in value.items()}
+
+    @field_serializer("space")
+    def _tables(self, space: dict[str, Dimension]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, own in space.items():
+            table = own.model_dump(exclude_defaults=True)
+            found[name] = table["choice"] if list(table) == ["choice"] else table
+        return found
+
+    @property
+    def method(self) -> str:
+        """How configs are made: `grid`, `random` or `list`."""
+        if self.search.method is not None:
+            return self.search.method
+        drawn = "grid" if self.search.configs is None else "random"
+        return "list" if self.configs else drawn
 
     @model_validator(mode="after")
     def _something_to_try(self) -> Experiment:
@@ -201,20 +231,32 @@ class Experiment(_Settings):
             raise ValueError("give either a [space] or a list of [[configs]], not both")
         if not self.space and not self.configs:
             raise ValueError("there is nothing to try: give a [space] or a list of [[configs]]")
-        method = self.search.method
-        if method == "grid" and not self.space:
-            raise ValueError('search.method is "grid", which needs a [space]')
+        method, search = self.method, self.search
+        if method != "list" and not self.space:
+            raise ValueError(f'search.method is "{method}", which needs a [space]')
         if method == "list" and not self.configs:
             raise ValueError('search.method is "list", which needs [[configs]]')
-        combinations = math.prod(map(len, self.space.values()))
-        if combinations > MOST_CONFIGS:
-            raise ValueError(
-                f"the space has {combinations} combinations; at most {MOST_CONFIGS} are allowed"
-            )
-        for name, values in self.space.items():
-            if len(values) != len({(type(v), v) for v in values}):
-                raise ValueError(f"space.{name} holds a value twice")
+        if (search.configs is None) == (method == "random"):
+            need = "needs" if method == "random" else "takes no"
+            raise ValueError(f'search.method is "{method}", which {need} search.configs')
+        if method == "list" and search.constraint is not None:
+            raise ValueError("search.constraint is for a [space]; leave what it refuses out")
+        if method == "grid":
+            _check_grid(self.space)
+        try:
+            in_order(self.space)
+        except ValueError as error:
+            raise PydanticCustomError("whole", "{text}", {"text": str(error)}) from error
         return self
+
+    def load_constraint(self) -> Callable[..., Any] | None:
+        """Import the user's constraint, if there is one.
+
+        Raises:
+            ExperimentError: it is missing or cannot be imported.
+        """
+        constraint = self.search.constraint
+        return None if constraint is None else load_callable(constraint)
 
     def load_build(self) -> Callable[..., Any]:
         """Import the user's `build`.
@@ -233,6 +275,8 @@ class Experiment(_Settings):
                 settings["data"][key] = str(Path(settings["data"][key]).resolve())
         if self.schedule.costs_file is not None:
             settings["schedule"]["costs"] = str(self.schedule.costs_file.resolve())
+        if self.search.constraint is not None:
+            settings["search"]["constraint"] = resolve(self.search.constraint, Path.cwd())
         for empty in ("space", "configs"):
             if not settings[empty]:
                 del settings[empty]
@@ -267,6 +311,9 @@ def load_experiment(path: Path) -> Experiment:
         for key in ("store", "stage"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
+    search = raw.get("search")
+    if isinstance(search, dict) and isinstance(search.get("constraint"), str):
+        search["constraint"] = resolve(search["constraint"], base)
     schedule = raw.get("schedule")
     if isinstance(schedule, dict):
         costs = schedule.get("costs")
@@ -294,8 +341,57 @@ def with_costs(experiment: Experiment, costs: str | None) -> Experiment:
     return experiment.model_copy(update={"schedule": schedule})
 
 
-def explain(error: ValidationError) -> str:
-    """Say in one sentence what is wrong with the first bad field, and what is allowed."""
+def _check_grid(space: Mapping[str, Dimension]) -> None:
+    combinations = 1
+    for name, own in space.items():
+        if own.grid is None:
+            raise ValueError(
+                f"space.{name} has values without number, of which there is no grid; say "
+                f"search.configs = 20, to draw as many configs at random, or give it a list"
+            )
+        combinations *= len(own.grid)
+    if combinations > MOST_CONFIGS:
+        raise ValueError(
+            f"the space has {combinations} combinations; at most {MOST_CONFIGS} are allowed"
+        )
+
+
+def _dimension(name: str, given: Any) -> Any:
+    """Return a dimension of the space.
+
+    Raises:
+        PydanticCustomError: it is wrong; says where, and what is allowed.
+    """
+    try:
+        found = dimension(given)
+        if isinstance(found, Dimension):
+            return found
+        text = (
+            f"field 'space.{name}' is {given!r}; allowed: list of values, or a table with one of "
+            f"{', '.join(KINDS)}"
+        )
+    except ValidationError as error:
+        text = _under(f"space.{name}", explain(error, Choice), is_list=isinstance(given, list))
+    except ValueError as error:
+        text = f"space.{name} {error}"
+    raise PydanticCustomError("whole", "{text}", {"text": text})
+
+
+def _under(place: str, text: str, *, is_list: bool) -> str:
+    """Return what is wrong with a dimension as what is wrong in the experiment."""
+    if "field '" not in text:
+        return f"{place} {text}"
+    text = text.replace("field '", f"field '{place}.", 1)
+    return text.replace(f"{place}.choice", place, 1) if is_list else text
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Say in one sentence what is wrong with the first bad field, and what is allowed.
+
+    Args:
+        error: what pydantic found.
+        model: whose fields they are; an experiment's by default.
+    """
     # An unknown field comes first: it is often the misspelt one that is then missing.
     found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     first = found[0]
@@ -303,11 +399,13 @@ def explain(error: ValidationError) -> str:
     place = ".".join(str(part) for part in location)
     kind, given = first["type"], first.get("input")
     if kind == "extra_forbidden":
-        allowed = ", ".join(_fields_at(location[:-1]))
+        allowed = ", ".join(_fields_at(location[:-1], model or Experiment))
         return f"unknown field '{place}'; allowed here: {allowed}"
     if kind == "missing":
         return f"field '{place}' is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if kind == "whole":
+        return message
     if kind == "value_error":
         return f"{place}: {message}" if place else message
     if location[-1] in _VALUE_TYPES:
@@ -323,8 +421,7 @@ def explain(error: ValidationError) -> str:
     return f"field '{place}' is {given!r}; allowed: {message}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Experiment
+def _fields_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     for part in location:
         annotation = (
             model.model_fields[str(part)].annotation if part in model.model_fields else None

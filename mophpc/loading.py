@@ -56,8 +56,8 @@ def resolve(reference: str, base: Path) -> str:
     return f"{(base / where).resolve()}:{name}" if where.endswith(".py") else reference
 
 
-def reference_of(function: Callable[..., Any]) -> str:
-    """Return the reference under which another process can import `function`.
+def reference_of(function: Callable[..., Any], what: str = "build") -> str:
+    """Return the reference under which another process can import `function`, which is `what`.
 
     Raises:
         ExperimentError: `function` is a lambda or local to another function.
@@ -65,12 +65,12 @@ def reference_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", "<unnamed>")
     if not name.isidentifier():
         raise ExperimentError(
-            f"build is '{name}'; it must be a function at the top level of a file, so that every "
+            f"{what} is '{name}'; it must be a function at the top level of a file, so that every "
             f"rank and 'mophpc verify' can import it"
         )
     source = inspect.getsourcefile(function)
     if source is None:
-        raise ExperimentError(f"build '{name}' has no source file that other ranks could import")
+        raise ExperimentError(f"{what} '{name}' has no source file that other ranks could import")
     return f"{Path(source).resolve()}:{name}"
 
 

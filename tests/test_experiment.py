@@ -73,7 +73,7 @@ def test_a_file_and_a_python_call_mean_the_same(tmp_path):
     )
     assert load_experiment(path) == expected
     assert expected.objective.maximise
-    types = [type(v) for v in expected.space["lr"] + expected.space["bias"]]
+    types = [type(v) for v in expected.space["lr"].choice + expected.space["bias"].choice]
     assert types == [float, int, bool, bool]
 
 
@@ -161,7 +161,46 @@ BAD = [
     ({"schedule.lookahead": 0}, [], "field 'schedule.lookahead' is 0; allowed: at least 1"),
     ({"objective.mode": "most"}, [], "field 'objective.mode' is 'most'; allowed: 'min' or 'max'"),
     ({"objective.metric": "acc"}, [], "objective: metric 'acc' needs a mode: say mode = \"max\""),
-    ({"search.method": "random"}, [], "field 'search.method' is 'random'; allowed: 'grid' or 'li"),
+    ({"search.method": "best"}, [], "field 'search.method' is 'best'; allowed: 'grid', 'random'"),
+    ({"search.method": "random"}, [], 'search.method is "random", which needs search.configs'),
+    (
+        {"search.method": "grid", "search.configs": 3},
+        [],
+        'search.method is "grid", which takes no search.configs',
+    ),
+    ({"search.configs": 0}, [], "field 'search.configs' is 0; allowed: at least 1"),
+    ({"space.lr": {}}, [], "space.lr has nothing; allowed: a list, or a table with one of choice"),
+    ({"space.lr": {"uniform": [1, 2], "choice": [1]}}, [], "space.lr has uniform, choice; all"),
+    ({"space.lr": {"choice": []}}, [], "field 'space.lr.choice' is []; allowed: a list of at"),
+    (
+        {"space.lr": {"uniform": [0.5, 0.1]}},
+        [],
+        "space.lr uniform = [0.5, 0.1]: the lower bound is",
+    ),
+    ({"space.lr": {"uniform": [1]}}, [], "field 'space.lr.uniform' is [1.0]; allowed: "),
+    ({"space.lr": {"uniform": ["a", 1]}}, [], "field 'space.lr.uniform.0' is 'a'; allowed: n"),
+    ({"space.lr": {"uniform": [0, 1], "step": 0}}, [], "field 'space.lr.step' is 0; allowed: g"),
+    (
+        {"space.lr": {"uniform": [0, 1], "stp": 1}},
+        [],
+        "unknown field 'space.lr.stp'; allowed",
+    ),
+    (
+        {"space.lr": {"loguniform": [0, 1]}},
+        [],
+        "space.lr loguniform = [0.0, 1.0]: the lower bound m",
+    ),
+    (
+        {"space.lr": {"integer": [1.5, 2]}},
+        [],
+        "field 'space.lr.integer.0' is 1.5; allowed: i",
+    ),
+    ({"space.lr": {"integer": [3, 2]}}, [], "space.lr integer = [3, 2]: the lower bound is above"),
+    (
+        {"space.lr": {"uniform": [0, 1]}},
+        [],
+        "space.lr has values without number, of which",
+    ),
     ({"search.method": "list"}, [], 'search.method is "list", which needs [[configs]]'),
     ({"space.lr": []}, [], "field 'space.lr' is []; allowed: a list of at least 1 value"),
     ({"space.lr": 0.1}, [], "field 'space.lr' is 0.1; allowed: list"),

@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mophpc"
 
-BASE = {"_version", "errors", "files", "events", "loading", "launcher", "experiment", "costs_file"}
+BASE = {
+    "_version",
+    "dimensions",
+    "errors",
+    "files",
+    "events",
+    "loading",
+    "launcher",
+    "experiment",
+    "costs_file",
+}
 ROOMS = {"search", "schedule", "data", "train", "hop"}
 FACE = {"", "cli", "__main__", "case", "forecast", "doctor", "preview", "simulation", "verify"}
 FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
@@ -19,7 +29,8 @@ FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
 the rooms of one floor do not know each other; those of the base are one room."""
 
 THIRD_PARTY = {
-    "experiment": {"pydantic"},
+    "experiment": {"pydantic", "pydantic_core"},
+    "dimensions": {"pydantic"},
     "costs_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},

@@ -35,6 +35,7 @@ from mophpc.run.stopping import StopFlag
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.schedule.renewal import Renewal
+from mophpc.search.space import Config, make_configs
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -75,7 +76,8 @@ def run_rank(
                 turn=turn or nullcontext(),
             )
         )
-        return _walk(rooms, experiment, stop, begun["replay"])
+        configs = make_configs(experiment, begun["configs"])
+        return _walk(rooms, experiment, configs, stop, begun["replay"])
     except InterruptError as error:
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
@@ -89,13 +91,17 @@ def run_rank(
 
 
 def _walk(
-    rooms: Rooms, experiment: Experiment, stop: StopFlag, replay: dict[str, Any] | None
+    rooms: Rooms,
+    experiment: Experiment,
+    configs: tuple[Config, ...],
+    stop: StopFlag,
+    replay: dict[str, Any] | None,
 ) -> Results:
     """Set up and make the visits; an error that only this rank has ends all ranks."""
     walk, transport = _Walk(rooms, stop), rooms.transport
     try:
         again = None if replay is None else from_json(replay)
-        prepared = prepare_run(rooms, experiment, walk.between, again)
+        prepared = prepare_run(rooms, experiment, configs, walk.between, again)
         return walk.run(experiment, prepared, renew=experiment.schedule.is_renewed and not replay)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
         agreed = isinstance(error, UserError) and not walk.visiting

@@ -29,7 +29,7 @@ from mophpc.run.rooms import Rooms
 from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
-from mophpc.search.space import Config, make_configs
+from mophpc.search.space import Config, make_configs, make_rows
 from mophpc.train.trainer import Probe, TorchTrainer, set_threads
 
 
@@ -66,7 +66,8 @@ def claim(
     experiment.load_build()
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
-    configs = make_configs(experiment)
+    rows = make_rows(experiment)  # once: a constraint is the user's code
+    configs = make_configs(experiment, rows)
     if experiment.schedule.costs_file is not None:
         load_costs(experiment.schedule.costs_file).check_names(c.name for c in configs)
     plan = None
@@ -74,12 +75,18 @@ def claim(
         sizes = (len(configs), num_ranks, store.num_shards, experiment.epochs)
         plan = to_json(read_replay(replay, sizes, [config.name for config in configs]))
     folder.claim(experiment.resolved(versions() | {"store": store.digest}))
-    return {"experiment": experiment.model_dump(), "time": time.time(), "replay": plan}
+    return {
+        "experiment": experiment.model_dump(),
+        "configs": rows,
+        "time": time.time(),
+        "replay": plan,
+    }
 
 
 def prepare_run(
     rooms: Rooms,
     experiment: Experiment,
+    configs: tuple[Config, ...],
     between: Callable[[], None],
     replay: Plan | None = None,
 ) -> Prepared:
@@ -90,7 +97,6 @@ def prepare_run(
     """
     group = rooms.group
     set_threads(experiment.threads)
-    configs = make_configs(experiment)
     store = group.attempt(lambda: open_store(Path(experiment.data.store)))
     if rooms.is_root:
         rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")

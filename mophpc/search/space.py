@@ -1,12 +1,17 @@
-"""Configs from a space of values or from a list."""
+"""Configs from a space or from a list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import Any
 
-from mophpc.experiment import Experiment, Value
+import numpy as np
+
+from mophpc.dimensions import Value
+from mophpc.errors import ExperimentError
+from mophpc.experiment import Experiment
+from mophpc.search.draw import Constraint, draw, every_combination
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +28,63 @@ class Config:
         return self.name
 
 
-def make_configs(experiment: Experiment) -> tuple[Config, ...]:
-    """Return the experiment's configs: every combination of its space, or its list.
+def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
+    """Return the hyperparameters of each config: a grid, random draws, or the list as it is.
 
-    The last hyperparameter of the space changes fastest.
+    Raises:
+        ExperimentError: the constraint is wrong or leaves nothing, or there are too few to draw.
     """
-    if experiment.configs:
-        rows: Sequence[Mapping[str, Value]] = experiment.configs
-    else:
-        names = list(experiment.space)
-        rows = [dict(zip(names, row, strict=True)) for row in product(*experiment.space.values())]
+    if experiment.method == "list":
+        return [dict(row) for row in experiment.configs]
+    constraint = _careful(experiment.load_constraint())
+    if experiment.method == "random":
+        count = experiment.search.configs or 0
+        return draw(experiment.space, count, experiment.seed, constraint)
+    rows = list(every_combination(experiment.space, constraint))
+    if not rows:
+        raise ExperimentError(
+            f"search.constraint '{experiment.search.constraint}' allows no combination of the "
+            f"space; there is nothing to try"
+        )
+    return rows
+
+
+def make_configs(
+    experiment: Experiment, rows: Sequence[Mapping[str, Value]] | None = None
+) -> tuple[Config, ...]:
+    """Return the experiment's configs.
+
+    Args:
+        experiment: what is tried.
+        rows: what `make_rows` returned, on whichever rank.
+    """
+    rows = make_rows(experiment) if rows is None else rows
     varied = _varied(rows)
     digits = max(3, len(str(len(rows) - 1)))
     return tuple(
         Config(i, dict(row), _name(i, digits, {k: row[k] for k in varied if k in row}))
         for i, row in enumerate(rows)
     )
+
+
+def _careful(constraint: Callable[..., Any] | None) -> Constraint | None:
+    """Return the user's constraint, with its mistakes as ours."""
+    if constraint is None:
+        return None
+
+    def allows(row: dict[str, Value]) -> bool:
+        try:
+            found = constraint(row)
+        except (Exception, SystemExit) as error:  # whatever the user's code does
+            raise ExperimentError(
+                f"search.constraint raised {type(error).__name__}: {error} for {row}"
+            ) from error
+        if not isinstance(found, bool | np.bool_):
+            kind = type(found).__name__
+            raise ExperimentError(f"search.constraint returned a {kind}; it must return a bool")
+        return bool(found)
+
+    return allows
 
 
 def _varied(rows: Sequence[Mapping[str, Value]]) -> list[str]:

@@ -1,0 +1,276 @@
+"""The dimensions of a search space, as typed settings.
+
+In TOML a list is a choice, and a table has one of the keys `choice`, `uniform`, `loguniform` and
+`integer`; in Python the functions of these names make the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Value: TypeAlias = bool | int | float | str
+"""A hyperparameter's value."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+KINDS = ("choice", "uniform", "loguniform", "integer")
+
+
+SETTINGS = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+"""Of all settings: they name what they do not know, and do not change."""
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Bounds = Annotated[list[_Finite], Field(min_length=2, max_length=2)]
+"""The lowest and the highest value; both may be drawn."""
+IntegerBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class _Conditional(BaseModel):
+    model_config = SETTINGS
+
+    when: dict[Name, Value | list[Value]] = {}
+    """The hyperparameter exists only where these others have such a value, or one of these."""
+
+    def exists(self, values: Mapping[str, Value]) -> bool:
+        """Whether a config with these values has this hyperparameter."""
+        return all(
+            name in values and is_among(values[name], allowed)
+            for name, allowed in self.when.items()
+        )
+
+
+class Choice(_Conditional):
+    """One of several values, each as likely."""
+
+    choice: Annotated[list[Value], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Choice:
+        if len(self.choice) != len({(type(v), v) for v in self.choice}):
+            raise ValueError("holds a value twice")
+        return self
+
+    @property
+    def grid(self) -> list[Value]:
+        """All values."""
+        return self.choice
+
+    def at(self, share: float) -> Value:
+        """Return the value at a share of the whole, 0 <= share < 1."""
+        return self.choice[int(share * len(self.choice))]
+
+
+class Uniform(_Conditional):
+    """A number between bounds, each as likely; with a step, one of those from the lower bound."""
+
+    uniform: Bounds
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        _check_order("uniform", self.uniform)
+        return self
+
+    @property
+    def grid(self) -> list[Value] | None:
+        """All values; None where they cannot be counted."""
+        if self.step is None:
+            return None
+        low, high = self.uniform
+        # Of what a division leaves over, so that 0 to 0.5 by 0.1 has its upper bound.
+        count = math.floor((high - low) / self.step + 1e-9) + 1
+        return [_tidy(low + i * self.step) for i in range(count)]
+
+    def at(self, share: float) -> Value:
+        """Return the value at a share of the whole, 0 <= share < 1."""
+        low, high = self.uniform
+        grid = self.grid
+        return low + share * (high - low) if grid is None else grid[int(share * len(grid))]
+
+
+class LogUniform(_Conditional):
+    """A positive number between bounds, each order of magnitude as likely."""
+
+    loguniform: Bounds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogUniform:
+        _check_order("loguniform", self.loguniform)
+        if self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform = {self.loguniform}: the lower bound must be above 0")
+        return self
+
+    @property
+    def grid(self) -> list[Value] | None:
+        """None: the values cannot be counted."""
+        return None
+
+    def at(self, share: float) -> Value:
+        """Return the value at a share of the whole, 0 <= share < 1."""
+        low, high = self.loguniform
+        begin, end = math.log(low), math.log(high)
+        return min(max(math.exp(begin + share * (end - begin)), low), high)
+
+
+class Integer(_Conditional):
+    """An integer between bounds, both of which may be drawn."""
+
+    integer: IntegerBounds
+    step: Annotated[int, Field(ge=1)] = 1
+    log: bool = False
+    """Each order of magnitude is as likely."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Integer:
+        _check_order("integer", self.integer)
+        if self.log and self.integer[0] <= 0:
+            raise ValueError(f"integer = {self.integer}: with log the lower bound must be above 0")
+        if self.log and self.step != 1:
+            raise ValueError("log and step exclude each other")
+        return self
+
+    @property
+    def grid(self) -> list[Value]:
+        """All values."""
+        return list(range(self.integer[0], self.integer[1] + 1, self.step))
+
+    def at(self, share: float) -> Value:
+        """Return the value at a share of the whole, 0 <= share < 1."""
+        low, high = self.integer
+        if self.log:
+            # Each has the room between itself and the next.
+            begin, end = math.log(low), math.log(high + 1)
+            return min(high, max(low, math.floor(math.exp(begin + share * (end - begin)))))
+        return low + self.step * int(share * ((high - low) // self.step + 1))
+
+
+Dimension: TypeAlias = Choice | Uniform | LogUniform | Integer
+_MODELS: dict[str, type[Dimension]] = {
+    "choice": Choice,
+    "uniform": Uniform,
+    "loguniform": LogUniform,
+    "integer": Integer,
+}
+
+
+def choice(values: Sequence[Value], *, when: Mapping[str, Any] | None = None) -> Choice:
+    """Return a dimension of several values."""
+    return Choice(choice=list(values), when=dict(when or {}))
+
+
+def uniform(
+    low: float, high: float, *, step: float | None = None, when: Mapping[str, Any] | None = None
+) -> Uniform:
+    """Return a dimension of numbers; with `step` only those that many steps above `low`."""
+    return Uniform(uniform=[float(low), float(high)], step=step, when=dict(when or {}))
+
+
+def loguniform(low: float, high: float, *, when: Mapping[str, Any] | None = None) -> LogUniform:
+    """Return a dimension of positive numbers whose logarithm is uniform."""
+    return LogUniform(loguniform=[float(low), float(high)], when=dict(when or {}))
+
+
+def integer(
+    low: int, high: int, *, step: int = 1, log: bool = False, when: Mapping[str, Any] | None = None
+) -> Integer:
+    """Return a dimension of integers, both bounds included."""
+    return Integer(integer=[low, high], step=step, log=log, when=dict(when or {}))
+
+
+def dimension(given: Any) -> Any:
+    """Return the dimension that a list or a table of a TOML file means; else what was given.
+
+    Raises:
+        ValueError: a table says not which kind it is.
+    """
+    if isinstance(given, list | tuple):
+        return Choice.model_validate({"choice": list(given)})
+    if not isinstance(given, Mapping):
+        return given
+    kinds = [kind for kind in KINDS if kind in given]
+    if len(kinds) != 1:
+        has = ", ".join(map(str, given)) or "nothing"
+        raise ValueError(f"has {has}; allowed: a list, or a table with one of {', '.join(KINDS)}")
+    table = dict(given)
+    if kinds[0] in ("uniform", "loguniform") and isinstance(table[kinds[0]], list):
+        table[kinds[0]] = [float(v) if type(v) is int else v for v in table[kinds[0]]]
+    return _MODELS[kinds[0]].model_validate(table)
+
+
+def is_among(value: Value, allowed: Value | list[Value]) -> bool:
+    """Whether a value is the one allowed, or one of those; True is not 1."""
+    among = allowed if isinstance(allowed, list) else [allowed]
+    return any(type(value) is type(one) and value == one for one in among)
+
+
+def _check_order(kind: str, bounds: Sequence[float]) -> None:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{kind} = {list(bounds)}: the lower bound is above the upper one")
+
+
+def _tidy(value: float) -> float:
+    """Return 0.3 for 0.30000000000000004."""
+    return float(f"{value:.12g}")
+
+
+def in_order(space: Mapping[str, Dimension]) -> list[str]:
+    """Return the names in order, but each after those that its condition asks for.
+
+    Raises:
+        ValueError: a condition is about what is not in the space, about a value that the other
+            never has, or about itself, directly or in a circle.
+    """
+    for name, own in space.items():
+        for parent, allowed in own.when.items():
+            _check_condition(name, parent, allowed, space)
+    ordered: list[str] = []
+    left = list(space)
+    while left:
+        free = (name for name in left if all(parent in ordered for parent in space[name].when))
+        following = next(free, None)
+        if following is None:
+            circle = ", ".join(left)
+            raise ValueError(f"the conditions of {circle} depend on each other in a circle")
+        ordered.append(following)
+        left.remove(following)
+    return ordered
+
+
+def _check_condition(
+    name: str, parent: str, allowed: Value | list[Value], space: Mapping[str, Dimension]
+) -> None:
+    if parent == name or parent not in space:
+        others = ", ".join(other for other in space if other != name) or "none is there"
+        raise ValueError(f"space.{name}.when names '{parent}'; allowed: another one ({others})")
+    grid = space[parent].grid
+    for value in allowed if isinstance(allowed, list) else [allowed]:
+        if grid is not None and not is_among(value, grid):
+            shown = ", ".join(map(repr, grid[:8])) + (", ..." if len(grid) > 8 else "")
+            raise ValueError(
+                f"space.{name}.when asks for {parent} = {value!r}, which it never is; it can be "
+                f"{shown}"
+            )
+
+
+__all__ = [
+    "KINDS",
+    "SETTINGS",
+    "Choice",
+    "Dimension",
+    "Integer",
+    "LogUniform",
+    "Name",
+    "Uniform",
+    "Value",
+    "choice",
+    "dimension",
+    "in_order",
+    "integer",
+    "is_among",
+    "loguniform",
+    "uniform",
+]
