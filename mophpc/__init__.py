@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mophpc.dimensions import choice, integer, loguniform, uniform
     from mophpc.experiment import Data, Experiment, Objective, Schedule
     from mophpc.run.start import run_experiment
+    from mophpc.saved import load_model, load_run
     from mophpc.train.task import Task
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "__version__",
     "choice",
     "integer",
+    "load_model",
+    "load_run",
     "loguniform",
     "run_experiment",
     "uniform",
@@ -42,6 +45,8 @@ _ROOMS = {
     "Objective": "mophpc.experiment",
     "Schedule": "mophpc.experiment",
     "Task": "mophpc.train.task",
+    "load_model": "mophpc.saved",
+    "load_run": "mophpc.saved",
     "run_experiment": "mophpc.run.start",
 }
 

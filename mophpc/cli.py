@@ -316,6 +316,33 @@ def verify(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    best: Annotated[bool, typer.Option("--best", help="The best config; so by default.")] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Another config, by id or name.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a config's weights, and what is needed to build its model, into a folder.
+
+    Example: mophpc export runs/first --best best-model
+    """
+    from mophpc.saved import load_run
+
+    if best and config is not None:
+        raise UserError(f"--best and --config {config} exclude each other; leave one out")
+    found = load_run(run)
+    row = found.best if config is None else found.config(config)
+    folder = found.export(out, row.config_id)
+    if as_json:
+        print(json.dumps({"config": row.config, "folder": str(folder)}, indent=1))
+    else:
+        print(f"{row.config} is in {folder}: mophpc.load_model('{folder}') returns its model")
+
+
+@app.command()
 def doctor(
     store: Annotated[
         Path | None, typer.Argument(help="Store whose reading is timed; none by default.")

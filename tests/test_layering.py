@@ -23,7 +23,18 @@ BASE = {
     "costs_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
-FACE = {"", "cli", "__main__", "case", "forecast", "doctor", "preview", "simulation", "verify"}
+FACE = {
+    "",
+    "cli",
+    "__main__",
+    "case",
+    "forecast",
+    "doctor",
+    "preview",
+    "saved",
+    "simulation",
+    "verify",
+}
 FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
 """From the ground up; `` is the package itself. A module imports from its own room and below, and
 the rooms of one floor do not know each other; those of the base are one room."""
@@ -40,6 +51,7 @@ THIRD_PARTY = {
     "report": {"rich", "altair", "vl_convert"},
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
+    "saved": {"pandas", "safetensors", "torch"},
     "cli": {"typer"},
     "doctor": {"numpy", "torch", "rich"},
 }
