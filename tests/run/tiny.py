@@ -31,7 +31,9 @@ def build(config: Mapping[str, Any]) -> Task:
         batch_size=5,
         metrics={"accuracy": accuracy},
         lr_scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
-        batch_transform=lambda batch: batch | {"x": batch["x"] + 0.1 * torch.randn(4)},
+        batch_transform=lambda batch: (
+            batch | {"x": batch["x"] + 0.1 * torch.randn_like(batch["x"][:1])}
+        ),
     )
 
 

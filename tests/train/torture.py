@@ -127,7 +127,7 @@ class Confusion:
         self.counts = self.empty.clone()
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        ones = torch.ones(len(targets))
+        ones = torch.ones(len(targets), device=targets.device)
         self.counts.index_put_((targets, outputs.argmax(1)), ones, accumulate=True)
 
     def compute(self) -> Tensor:
