@@ -408,7 +408,10 @@ class TorchTrainer:
 def said(error: BaseException) -> str:
     """Return what kind of error it is, and the first line of what it says."""
     text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    found = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if "use_deterministic_algorithms" in found:  # torch's words for an operation that is not
+        found += " (or allow it with device.deterministic = false)"
+    return found
 
 
 def set_threads(threads: int) -> None:

@@ -194,3 +194,20 @@ def test_a_training_step_that_returns_many_numbers_is_named():
     trainer = TorchTrainer(build, [("c000", {})], fields=FIELDS, seed=0)
     with pytest.raises(ExperimentError, match=r"returned a tensor of shape \(\d+,\); it must retu"):
         trainer.probe(0, InMemory(TRAIN[0]))
+
+
+def test_an_operation_that_is_not_deterministic_says_which_setting_allows_it():
+    def build(config):
+        task = plain(config)
+        task.training_step = step
+        return task
+
+    def step(task, batch):
+        raise RuntimeError(
+            "index_reduce_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'."
+        )
+
+    trainer = TorchTrainer(build, [("c000", {})], fields=FIELDS, seed=0)
+    with pytest.raises(ExperimentError, match=r"allow it with device.deterministic = false"):
+        trainer.probe(0, InMemory(TRAIN[0]))
