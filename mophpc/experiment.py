@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -120,13 +120,14 @@ class Hop(_Settings):
     hundredth of the visits' time, or nobody knows what they take."""
 
 
-DEVICES = ("auto", "cpu", "cuda", "twin")
+_Use = Literal["auto", "cpu", "cuda", "twin"]
+DEVICES: tuple[str, ...] = get_args(_Use)
 
 
 class Device(_Settings):
     """What the ranks train on."""
 
-    use: Literal["auto", "cpu", "cuda", "twin"] = "auto"
+    use: _Use = "auto"
     """`auto` is a GPU where there is one; `twin` stands in for one on the CPU, to try staging."""
     indices: list[Annotated[int, Field(ge=0, lt=1024)]] = []
     """GPU of each rank of a host, by local rank, as in [0, 0, 1, 1]; empty: one after the other."""

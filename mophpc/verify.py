@@ -3,7 +3,8 @@
 Nothing of the running layer is used here: no arena, no hop, no schedule, and the rows are read
 with zarr alone. What is shared is the user's `build`, the `Task` that it returns, and the rules
 for order and seeds that the README states, written out a second time. Metrics are computed by the
-same function, since they are not part of the state.
+same function, since they are not part of the state; a GPU is chosen, and torch.compile called, in
+the same way, since what they compute differs otherwise.
 """
 
 from __future__ import annotations

@@ -143,9 +143,12 @@ class Carrier:
 
     def advance(self) -> None:
         """Let hops progress, free what has left, and post receives ahead."""
-        for ready in [landing for landing in self._landing if _has_landed(landing[0])]:
-            self._landing.remove(ready)
-            self._send(*ready)
+        landing, self._landing = self._landing, []
+        for parcel, hop in landing:
+            if _has_landed(parcel):
+                self._send(parcel, hop)
+            else:
+                self._landing.append((parcel, hop))
         for leaving in list(self._outgoing):
             outgoing, hop, start_s = leaving
             if outgoing.test():

@@ -119,8 +119,7 @@ def agree_on_devices(group: Group, chosen: Chosen, view: View) -> Bound:
     device = group.attempt(chosen)
     device.use()
     found = group.gather([socket.gethostname(), device.kind, device.name, device.identity])
-    names = [[host, kind, name, identity] for host, kind, name, identity in found]
-    counts = group.from_root(lambda: _told(names, view))
+    counts = group.from_root(lambda: _told(found, view))
     return Bound(device, counts[group.rank])
 
 

@@ -271,9 +271,24 @@ class TorchTrainer:
             shard_rows: rows of all shards, whose last batches have sizes of their own.
 
         Raises:
-            ExperimentError: the user's code failed.
+            ExperimentError: the user's code failed; the message names the config.
         """
-        probe = self._probes[config_id]
+        try:
+            self._prime(self._probes[config_id], config_id, rows, valid, shard_rows)
+        except MophpcError:
+            raise  # a signal, a damaged store, or named already
+        except (Exception, SystemExit) as error:  # whatever the user's code does
+            name = self._configs[config_id][0]
+            raise ExperimentError(f"config {name}: compiling it raised {said(error)}") from error
+
+    def _prime(
+        self,
+        probe: Probe,
+        config_id: int,
+        rows: Rows,
+        valid: Rows,
+        shard_rows: Sequence[int],
+    ) -> None:
         task = bind_new(
             self._build(config_id), probe.layout, self._scratch(probe.layout), self.device
         )

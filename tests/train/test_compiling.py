@@ -11,6 +11,7 @@ from routes import ROUTE, TRAIN, VALID, hopped, kept, make_trainer, make_visit, 
 from torch import nn
 
 from mophpc import Task, verify
+from mophpc.errors import ExperimentError
 from mophpc.train.batches import InMemory
 from mophpc.train.trainer import TorchTrainer
 
@@ -121,6 +122,24 @@ def compiler_is_there() -> bool:
         )
     except OSError:
         return False
+
+
+def test_a_model_that_does_not_compile_is_named_on_every_rank():
+    def build_wrong(config):
+        task = build(config)
+        task.compile = {"backend": broken} if config["broken"] else {"backend": counting}
+        return task
+
+    def broken(graph, inputs):
+        raise ValueError("no such graph")
+
+    config = {"width": 8, "lr": 0.01, "broken": False}
+    trainer = TorchTrainer(build_wrong, [("c000", config)], fields=("x", "y"), seed=7)
+    trainer.adopt([trainer.probe(0, InMemory(TRAIN[0]))])
+    config["broken"] = True
+    torch._dynamo.reset()
+    with pytest.raises(ExperimentError, match=r"^config c000: compiling it raised \w+: "):
+        trainer.prime(0, InMemory(TRAIN[0]), InMemory(VALID), [13])
 
 
 @pytest.mark.slow
