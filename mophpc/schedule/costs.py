@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mophpc.errors import CostsError
-from mophpc.schedule.plan import balance_shards
+from mophpc.schedule.owners import balance_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
