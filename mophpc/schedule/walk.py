@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -214,7 +215,7 @@ def arenas_from_here(
     ]
     needs = tuple(
         tuple(i - begin for i in range(begin, end) if came_from[i] != ranks[i])
-        for begin, end in zip(first[:-1], first[1:], strict=True)
+        for begin, end in pairwise(first)
     )
     links = _Links(before, after, ranks, tuple(first), needs, {}, origin, tuple(held))
     configs = len({config for config, _ in flat} | set(waits_at))
