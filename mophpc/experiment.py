@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from mophpc.dimensions import KINDS, SETTINGS, Choice, Dimension, Name, Value, dimension, in_order
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
+from mophpc.outputs import Checkpoints
 
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
 """Where pydantic's words are not a user's."""
@@ -176,6 +177,7 @@ class Experiment(_Settings):
     hop: Hop = Hop()
     device: Device = Device()
     search: Search = Search()
+    checkpoints: Checkpoints = Checkpoints()
     space: dict[Name, Dimension] = {}
     """Hyperparameter to its values: a list, or one of `mophpc.choice`, `uniform`, `loguniform` and
     `integer`, which are tables in TOML."""

@@ -20,6 +20,7 @@ BASE = {
     "loading",
     "launcher",
     "experiment",
+    "outputs",
     "costs_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
@@ -42,6 +43,7 @@ the rooms of one floor do not know each other; those of the base are one room.""
 THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
+    "outputs": {"pydantic"},
     "costs_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
