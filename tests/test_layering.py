@@ -20,6 +20,7 @@ BASE = {
     "loading",
     "launcher",
     "experiment",
+    "search_settings",
     "costs_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
@@ -42,6 +43,7 @@ the rooms of one floor do not know each other; those of the base are one room.""
 THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
+    "search_settings": {"pydantic", "pydantic_core"},
     "costs_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
@@ -57,6 +59,7 @@ THIRD_PARTY = {
 }
 ALSO = {
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI
+    "search.samplers": {"optuna"},  # the one file that knows Optuna
 }
 
 WIRING = {

@@ -12,6 +12,10 @@ from mophpc.dimensions import Value
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.search.draw import Constraint, draw, every_combination
+from mophpc.search.halving import hyperband_sizes, make_rungs
+from mophpc.search_settings import FIXED, is_reference
+
+SAID_OF_BRACKETS = 'search.method is "hyperband", whose brackets hold {count} configs'
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,22 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
     """Return the hyperparameters of each config: a grid, random draws, or the list as it is.
 
     Raises:
-        ExperimentError: the constraint is wrong or leaves nothing, or there are too few to draw.
+        ExperimentError: the constraint is wrong or leaves nothing, there are too few to draw, or
+            they are not known before the first visit.
     """
-    if experiment.method == "list":
+    method, sampler = experiment.method, experiment.sampler
+    if sampler not in FIXED or is_reference(method):
+        raise ExperimentError(
+            f'search.method is "{method}", whose configs come one after another while it runs, so '
+            f'that none are known before; plan with search.method = "random" or "grid"'
+        )
+    if sampler == "list":
         return [dict(row) for row in experiment.configs]
-    constraint = _careful(experiment.load_constraint())
-    if experiment.method == "random":
-        count = experiment.search.configs or 0
-        return draw(experiment.space, count, experiment.seed, constraint)
+    constraint = careful(experiment.load_constraint())
+    if sampler == "random":
+        said = SAID_OF_BRACKETS if method == "hyperband" else "search.configs is {count}"
+        count = num_configs(experiment) or 0
+        return draw(experiment.space, count, experiment.seed, constraint, said)
     rows = list(every_combination(experiment.space, constraint))
     if not rows:
         raise ExperimentError(
@@ -47,6 +59,15 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
             f"space; there is nothing to try"
         )
     return rows
+
+
+def num_configs(experiment: Experiment) -> int | None:
+    """Return how many configs are drawn; None where that follows from the space or the list."""
+    if experiment.method != "hyperband":
+        return experiment.search.configs
+    search = experiment.search
+    rungs = make_rungs(search.min_epochs, search.reduction, experiment.epochs)
+    return sum(hyperband_sizes(len(rungs), search.reduction))
 
 
 def make_configs(
@@ -67,7 +88,7 @@ def make_configs(
     )
 
 
-def _careful(constraint: Callable[..., Any] | None) -> Constraint | None:
+def careful(constraint: Callable[..., Any] | None) -> Constraint | None:
     """Return the user's constraint, with its mistakes as ours."""
     if constraint is None:
         return None
