@@ -56,7 +56,7 @@ def draw(
     count: int,
     seed: int,
     constraint: Constraint | None = None,
-    said: str = "search.configs is {count}",
+    said: str | None = None,
 ) -> list[Row]:
     """Return different sets of hyperparameters, drawn at random.
 
@@ -65,7 +65,7 @@ def draw(
         count: how many.
         seed: of the experiment; the first sets are the same whatever the count.
         constraint: says which sets are allowed.
-        said: why so many are asked for, for the message.
+        said: why so many are drawn, for the message.
 
     Raises:
         ExperimentError: there are not so many, or the constraint refuses nearly all.
@@ -73,8 +73,9 @@ def draw(
     rows = list(islice(draw_endlessly(space, seed, constraint), count))
     if len(rows) < count:
         why = "that differ" if constraint is None else "that differ and that it allows"
+        said = said or f"search.configs is {count}"
         raise ExperimentError(
-            f"{said.format(count=count)}, but after {len(rows)} configs no other was found in "
+            f"{said}, but after {len(rows)} configs no other was found in "
             f"{MOST_TRIES} draws {why}; ask for fewer, or for a larger space"
         )
     return rows

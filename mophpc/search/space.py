@@ -15,8 +15,6 @@ from mophpc.search.draw import Constraint, draw, every_combination
 from mophpc.search.halving import hyperband_sizes, make_rungs
 from mophpc.search_settings import FIXED, is_reference
 
-SAID_OF_BRACKETS = 'search.method is "hyperband", whose brackets hold {count} configs'
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -45,13 +43,21 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
             f'search.method is "{method}", whose configs come one after another while it runs, so '
             f'that none are known before; plan with search.method = "random" or "grid"'
         )
-    if sampler == "list":
+    return rows_of(experiment)
+
+
+def rows_of(experiment: Experiment) -> list[dict[str, Value]]:
+    """Return the hyperparameters that a grid, random draws or the list give, whatever the method.
+
+    Raises:
+        ExperimentError: the constraint is wrong or leaves nothing, or there are too few to draw.
+    """
+    if experiment.sampler == "list":
         return [dict(row) for row in experiment.configs]
     constraint = careful(experiment.load_constraint())
-    if sampler == "random":
-        said = SAID_OF_BRACKETS if method == "hyperband" else "search.configs is {count}"
+    if experiment.sampler == "random":
         count = num_configs(experiment) or 0
-        return draw(experiment.space, count, experiment.seed, constraint, said)
+        return draw(experiment.space, count, experiment.seed, constraint, count_said(experiment))
     rows = list(every_combination(experiment.space, constraint))
     if not rows:
         raise ExperimentError(
@@ -59,6 +65,14 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
             f"space; there is nothing to try"
         )
     return rows
+
+
+def count_said(experiment: Experiment) -> str:
+    """Return why so many configs are drawn, for messages."""
+    count = num_configs(experiment)
+    if experiment.method == "hyperband":
+        return f'search.method is "hyperband", whose brackets hold {count} configs'
+    return f"search.configs is {count}"
 
 
 def num_configs(experiment: Experiment) -> int | None:
