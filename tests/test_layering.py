@@ -21,6 +21,7 @@ BASE = {
     "launcher",
     "experiment",
     "outputs",
+    "search_settings",
     "costs_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
@@ -44,6 +45,7 @@ THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
     "outputs": {"pydantic"},
+    "search_settings": {"pydantic", "pydantic_core"},
     "costs_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
@@ -59,6 +61,7 @@ THIRD_PARTY = {
 }
 ALSO = {
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI
+    "search.samplers": {"optuna"},  # the one file that knows Optuna
 }
 
 WIRING = {
