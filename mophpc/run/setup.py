@@ -30,7 +30,8 @@ from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
 from mophpc.search.space import Config, make_configs, make_rows
-from mophpc.train.trainer import Probe, TorchTrainer, set_threads
+from mophpc.train.probe import Probe
+from mophpc.train.trainer import TorchTrainer, set_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def prepare_run(
     own = group.attempt(
         lambda: _probe_own(rooms, trainer, len(configs), first_shard, store.shard_rows)
     )
-    trainer.adopt(_share_probes(group, own, len(configs)))
+    trainer.adopt(_share_probes(group, own, len(configs)), store.shard_rows)
     # States come first, then rows where there is room left.
     group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
     placing = rooms.bound.placing(experiment.device.memory_bytes)

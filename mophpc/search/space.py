@@ -102,6 +102,11 @@ def make_configs(
     )
 
 
+def name_config(index: int, values: Mapping[str, Value]) -> Config:
+    """Return a config that comes after others are there; all its hyperparameters are in its name."""
+    return Config(index, dict(values), _name(index, 3, values))
+
+
 def careful(constraint: Callable[..., Any] | None) -> Constraint | None:
     """Return the user's constraint, with its mistakes as ours."""
     if constraint is None:
