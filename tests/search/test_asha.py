@@ -153,6 +153,14 @@ def test_one_that_somebody_stops_while_it_waits_makes_room():
     assert method.tell(Result(3, 1, 3.0)) == [Continue(2, 3, 0)]
 
 
+def test_one_that_somebody_stops_as_it_comes_takes_nobodys_place():
+    method = asha(3, epochs=3)
+    method.ask(3)
+    assert method.tell(Result(0, 1, 1.0, is_over=True)) == []
+    assert method.tell(Result(1, 1, 3.0)) == []
+    assert method.tell(Result(2, 1, 2.0)) == [Continue(2, 3, 0), Stop(1)]
+
+
 def test_the_same_results_in_the_same_order_are_decided_alike():
     made = experiment("asha", configs=20)
     assert rides(made, order=5) == rides(made, order=5)

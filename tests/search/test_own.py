@@ -208,7 +208,7 @@ def test_what_ask_must_not_return_is_named(starts, said):
     [
         (None, "own: tell returned a NoneType; allowed: a list of Continue, Copy or Stop"),
         (Stop(0), "own: tell returned a Stop; allowed: a list of Continue, Copy or Stop"),
-        ([0], "own: tell returned a int; allowed: a list of Continue, Copy or Stop"),
+        ([0], "own: tell returned an int; allowed: a list of Continue, Copy or Stop"),
         ([Continue(0, 2)], "own: tell returned epochs = 2; allowed: 3 to 9"),
         ([Continue(0, 10)], "own: tell returned epochs = 10; allowed: 3 to 9"),
         ([Continue(0, 9, 1)], "own: tell returned then = 1; allowed: 0 to 0, the epochs left"),
