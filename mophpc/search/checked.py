@@ -84,12 +84,8 @@ class Checked:
         given = self._call("tell", self._method.tell, result)
         listed = self._listed("tell", given, "Continue, Copy or Stop")
         decisions = [self._decision(item) for item in listed]
-        # All are decided in one breath: a source may be decided on before the copy.
-        ended = dict(enumerate(self._made))
         for decision in decisions:
             self._take(decision)
-            if isinstance(decision, Copy):
-                self._made[decision.config_id] = ended[decision.source]
         return decisions
 
     def _call(self, what: str, function: Callable[[Any], Any], given: Any) -> Any:
