@@ -21,6 +21,8 @@ BASE = {
     "launcher",
     "experiment",
     "costs_file",
+    "requests",
+    "overrides",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
 FACE = {
@@ -43,6 +45,7 @@ THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
     "costs_file": {"pydantic"},
+    "requests": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
     "hop": {"numpy", "xxhash"},
