@@ -23,6 +23,7 @@ BASE = {
     "costs_file",
     "requests",
     "overrides",
+    "status_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
 FACE = {
@@ -31,6 +32,7 @@ FACE = {
     "__main__",
     "case",
     "forecast",
+    "people",
     "doctor",
     "preview",
     "saved",
@@ -46,6 +48,7 @@ THIRD_PARTY = {
     "dimensions": {"pydantic"},
     "costs_file": {"pydantic"},
     "requests": {"pydantic"},
+    "status_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},
     "hop": {"numpy", "xxhash"},
@@ -54,6 +57,7 @@ THIRD_PARTY = {
     "report": {"rich", "altair", "vl_convert"},
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
+    "people": {"pydantic", "rich"},
     "saved": {"pandas", "safetensors", "torch"},
     "cli": {"typer"},
     "doctor": {"numpy", "torch", "rich"},

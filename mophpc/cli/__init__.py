@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mophpc.cli import data, doctor, run, schedule
+from mophpc.cli import data, doctor, people, run, schedule
 from mophpc.cli.common import end_others, is_root
 from mophpc.errors import InterruptError, MophpcError, RunError, UserError
 
@@ -19,6 +19,10 @@ COMMANDS = (
     schedule.plan,
     schedule.simulate,
     run.run,
+    people.status,
+    people.stop,
+    people.clone,
+    people.add,
     run.verify,
     run.export,
     doctor.doctor,
