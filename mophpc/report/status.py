@@ -33,7 +33,7 @@ def heading(status: Status, running_s: float, *, is_dead: bool = False) -> str:
 
 
 def status_table(status: Status, most: int) -> Table:
-    """Return a row per config, from best to worst; those without a metric come last."""
+    """Return a row per config, from best to worst, as `ranked`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -58,12 +58,12 @@ def status_table(status: Status, most: int) -> Table:
 
 
 def ranked(status: Status) -> list[ConfigStatus]:
-    """Return the configs from best to worst; those that were lost, or have no value, come last."""
+    """Return the configs from best to worst, then those without a value, then those lost."""
     sign = -1.0 if status.objective.mode == "max" else 1.0
 
-    def key(row: ConfigStatus) -> tuple[bool, float, int]:
-        is_last = row.best is None or row.status in ("diverged", "failed")
-        return (is_last, sign * (row.best or 0.0), row.config_id)
+    def key(row: ConfigStatus) -> tuple[bool, bool, float, int]:
+        is_lost = row.status in ("diverged", "failed")
+        return (is_lost, row.best is None, sign * (row.best or 0.0), row.config_id)
 
     return sorted(status.configs, key=key)
 

@@ -16,7 +16,7 @@ from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
 from mophpc.run.status import Progress, Row, StatusFile
 from mophpc.schedule.plan import Plan, to_json
-from mophpc.schedule.simulate import predicted, time_left_s
+from mophpc.schedule.simulate import Prediction, predicted, time_left_s
 from mophpc.search.space import Config
 from mophpc.status_file import Standing
 
@@ -63,7 +63,7 @@ class Coordinator:
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
         self._left = 0  # visits that a diverged config will not make
-        self._prediction = predicted(plan)
+        self._prediction: Prediction | None = None
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
         self.status = StatusFile(folder.status, self.progress, view.note)
@@ -138,6 +138,8 @@ class Coordinator:
             return max(0.0, self._end_s - now_s)
         if not visits:
             return None
+        if self._prediction is None:
+            self._prediction = predicted(self.plan)
         return time_left_s(self._prediction, now_s - self._begun_s, visits)
 
     def _take_visit(self, record: Record) -> None:
