@@ -131,7 +131,11 @@ def look(run: Path) -> Look:
         )
     silent_s = max(0.0, time.time() - status.updated_s)
     gone = status.host == socket.gethostname() and not _is_alive(status.pid)
-    return Look(run, status, pending(run / "requests"), silent_s, gone, _failures(run))
+    failures = _failures(run)
+    if failures and status.state == "interrupted":
+        # A rank that fails ends the others with a signal, and rank 0 knows no more than that.
+        status = status.model_copy(update={"state": "failed"})
+    return Look(run, status, pending(run / "requests"), silent_s, gone, failures)
 
 
 def look_running(run: Path) -> Look:

@@ -328,8 +328,9 @@ def test_a_run_that_seems_dead(run: Path, capsys: Capture, changes: dict, said: 
         assert complaint(err).startswith(f"the run '{run}' has died: not updated for ")
 
 
-def test_status_of_a_run_that_failed(run: Path, capsys: Capture) -> None:
-    write_status(run, "failed")
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_status_of_a_run_that_failed(run: Path, capsys: Capture, state: str) -> None:
+    write_status(run, state)  # the rank that fails ends rank 0 with a signal
     failure = {"place": "rank 1 of 2 on n1, config c000", "cause": "KeyError: \x1b[31m'x'"}
     (run / "failure-rank-0001.json").write_text(json.dumps(failure))
     (run / "failure-rank-0002.json").write_text("{")
