@@ -117,21 +117,21 @@ def print_table(results: Results, most: int = 40) -> None:
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for place, row in enumerate(results.ranked[:most]):
         cells = [row.config.partition("-")[0]]
-        cells += [_cell(row.hyperparameters.get(name, "")) for name in names]
-        cells += [_cell(row.best), _cell(row.best_epoch)]
-        cells += [_cell(row.final.get(name)) for name in losses]
+        cells += [cell(row.hyperparameters.get(name, "")) for name in names]
+        cells += [cell(row.best), cell(row.best_epoch)]
+        cells += [cell(row.final.get(name)) for name in losses]
         best = place == 0 and row.status == "done"
         # As Text: a hyperparameter's brackets are not markup.
         table.add_row(*map(Text, cells), Text(row.status), style="bold green" if best else None)
     # A table wider than the terminal wraps; cut to fit, it would lose digits.
-    terminal = None if _is_terminal() else False
+    terminal = None if is_terminal() else False
     console = Console(width=1000, soft_wrap=True, force_terminal=terminal)
     console.print(table)
     if len(results.configs) > most:
         console.print(f"… and {len(results.configs) - most} more in results.csv")
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether a person reads: Open MPI gives a rank a pseudo-terminal, of no size, in any case."""
     try:
         return os.get_terminal_size(1).columns > 0
@@ -139,7 +139,8 @@ def _is_terminal() -> bool:
         return False
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as it is shown in a table: short, and nothing in it moves the cursor."""
     if value is None:
         return "-"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -38,6 +38,7 @@ from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.schedule.renewal import Renewal
 from mophpc.search.space import Config, make_configs
+from mophpc.status_file import State
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -106,6 +107,7 @@ def _walk(
         prepared = prepare_run(rooms, experiment, configs, walk.between, again)
         return walk.run(experiment, prepared, renew=experiment.schedule.is_renewed and not replay)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
+        walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
         if agreed or isinstance(error, InterruptError | PeerError):
             rooms.log.warning("ends: %s", error)
@@ -180,7 +182,13 @@ class _Walk:
         record = rooms.group.share(
             None if found is None else write_results(found, experiment, rooms.folder)
         )
+        self.close("ended")
         return from_record(record, str(rooms.folder.path))
+
+    def close(self, state: State) -> None:
+        """Tell people outside how the run ended."""
+        if self._coordinator is not None:
+            self._coordinator.status.end(state)
 
     def _visit_all(self, experiment: Experiment, prepared: Prepared) -> None:
         rooms, transport, plan = self._rooms, self._transport, prepared.plan
@@ -276,6 +284,7 @@ class _Walk:
             self._planner.observe(record)
             if self._renews:
                 self._rooms.view.expect(self._planner.left_s())
+                self._coordinator.expect(self._planner.left_s())
             self._coordinator.handle(record)
 
     def _look_after(self) -> None:
@@ -298,6 +307,8 @@ class _Walk:
             receiver.test()
         if self._renews and self._planner is not None:
             self._planner.poll()
+        if self._coordinator is not None:
+            self._coordinator.status.beat()
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""

@@ -6,6 +6,7 @@ It is on no hop's path: a rank never waits for it.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,11 @@ from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
+from mophpc.run.status import Progress, Row, StatusFile
 from mophpc.schedule.plan import Plan, to_json
+from mophpc.schedule.simulate import Prediction, predicted, time_left_s
 from mophpc.search.space import Config
+from mophpc.status_file import Standing
 
 Record = dict[str, Any]
 
@@ -28,6 +32,7 @@ class History:
     final: Record | None = None
     best: float | None = None
     best_epoch: int | None = None
+    has_begun: bool = False
 
     @property
     def last(self) -> dict[str, float]:
@@ -58,6 +63,11 @@ class Coordinator:
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
         self._left = 0  # visits that a diverged config will not make
+        self._prediction: Prediction | None = None
+        self._begun_s = time.monotonic()
+        self._end_s: float | None = None
+        self.status = StatusFile(folder.status, self.progress, view.note)
+        self.status.update()
 
     def handle(self, record: Record) -> None:
         """Take one record of any rank."""
@@ -71,6 +81,11 @@ class Coordinator:
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
+        self.status.update()
+
+    def expect(self, left_s: float) -> None:
+        """Take over how many seconds are left, as planned now."""
+        self._end_s = time.monotonic() + left_s
 
     @property
     def all_done(self) -> bool:
@@ -87,8 +102,49 @@ class Coordinator:
         self.plan = plan
         self.predictions = predictions
 
+    def progress(self) -> Progress:
+        """Return how far the run is."""
+        visits = len(self._visits) + self._left
+        return Progress(
+            visits=visits,
+            planned_visits=self.plan.num_visits,
+            left_s=self._left_s(visits),
+            objective={
+                "metric": self.objective.metric,
+                "mode": "max" if self.objective.maximise else "min",
+            },
+            best=self.best(),
+            configs=[self._row(config) for config in self.configs],
+        )
+
+    def _row(self, config: Config) -> Row:
+        history = self.histories[config.config_id]
+        standing: Standing = "training" if history.has_begun else "waiting"
+        return Row(
+            config_id=config.config_id,
+            config=config.name,
+            status=standing if history.final is None else history.final["status"],
+            epochs=len(history.epochs),
+            hyperparameters=dict(config.values),
+            metrics=dict(history.last),
+            best=history.best,
+            best_epoch=history.best_epoch,
+        )
+
+    def _left_s(self, visits: int) -> float | None:
+        """Return the seconds until the last visit ends, or None before anything is known."""
+        now_s = time.monotonic()
+        if self._end_s is not None:
+            return max(0.0, self._end_s - now_s)
+        if not visits:
+            return None
+        if self._prediction is None:
+            self._prediction = predicted(self.plan)
+        return time_left_s(self._prediction, now_s - self._begun_s, visits)
+
     def _take_visit(self, record: Record) -> None:
         self._visits[record["config"], record["step"]] = record
+        self.histories[record["config"]].has_begun = True
         if record["diverged"]:
             self._left += self.plan.num_steps - record["step"] - 1
             name = self.configs[record["config"]].name

@@ -54,6 +54,16 @@ class RunFolder:
         """What visits, evaluations and hops cost, for `--costs` of another run."""
         return self.path / "costs.json"
 
+    @property
+    def status(self) -> Path:
+        """How far the run is."""
+        return self.path / "status.json"
+
+    @property
+    def requests(self) -> Path:
+        """What people ask of the run, and the answers."""
+        return self.path / "requests"
+
     def events(self, rank: int) -> Path:
         """Timed records of a rank."""
         return self.path / "events" / f"rank-{rank:04d}.jsonl"
