@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mophpc.costs_file import MOST_S, ConfigCosts, CostsFile, LinkCosts, load_costs
 from mophpc.errors import CostsError, UserError
-from mophpc.experiment import EQUAL, MEASURED, MOST_CONFIGS, Experiment
+from mophpc.experiment import EQUAL, MEASURED, Experiment
 from mophpc.schedule import lower_bound
 from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_for
 from mophpc.schedule.policies import MOST_VISITS
+from mophpc.search_settings import MOST_CONFIGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

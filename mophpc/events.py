@@ -26,7 +26,8 @@ KINDS = (
     "wait",  # config, step, cpu_s: the rank had nothing to train until this state came, and took
     #          so much of a processor meanwhile
     "told",  # the rank had to wait until it was told its next visits
-    "checkpoint",  # config, nbytes
+    "snapshot",  # config, epoch: weights were copied, and the disk waited for where it was slow
+    "checkpoint",  # config, epoch, file, nbytes: a thread wrote weights, or what is known of them
     "end",  # spent (seconds of PARTS), most_arenas, start_rss_bytes, peak_rss_bytes: the rank has
     #         made all its visits
 )

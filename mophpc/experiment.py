@@ -20,12 +20,11 @@ from pydantic_core import PydanticCustomError
 from mophpc.dimensions import KINDS, SETTINGS, Choice, Dimension, Name, Value, dimension, in_order
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
+from mophpc.outputs import Checkpoints
+from mophpc.search_settings import Search, check_search, method_of, sampler_of
 
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
 """Where pydantic's words are not a user's."""
-
-MOST_CONFIGS = 32_768
-"""Each has a message tag of its own, and this is how many tags every MPI has."""
 
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
@@ -143,24 +142,6 @@ class Device(_Settings):
     no checksum; else they are always staged through the host."""
 
 
-class Search(_Settings):
-    """How configs are made."""
-
-    method: Literal["grid", "random", "list"] | None = None
-    """`grid` is every combination of the space, `random` draws from it, `list` is [[configs]].
-    None: `random` where `configs` is given, else `list` or `grid`."""
-    configs: Annotated[int, Field(ge=1, le=MOST_CONFIGS)] | None = None
-    """How many are drawn."""
-    constraint: str | None = None
-    """`file.py:function` or `package.module:function`, called with the hyperparameters of a config
-    that is to be made; returns whether it may be. From Python, the function itself."""
-
-    @field_validator("constraint", mode="before")
-    @classmethod
-    def _reference(cls, value: Any) -> Any:
-        return reference_of(value, "constraint") if callable(value) else value
-
-
 class Experiment(_Settings):
     """Everything that decides what a run computes."""
 
@@ -176,6 +157,7 @@ class Experiment(_Settings):
     hop: Hop = Hop()
     device: Device = Device()
     search: Search = Search()
+    checkpoints: Checkpoints = Checkpoints()
     space: dict[Name, Dimension] = {}
     """Hyperparameter to its values: a list, or one of `mophpc.choice`, `uniform`, `loguniform` and
     `integer`, which are tables in TOML."""
@@ -220,11 +202,13 @@ class Experiment(_Settings):
 
     @property
     def method(self) -> str:
-        """How configs are made: `grid`, `random` or `list`."""
-        if self.search.method is not None:
-            return self.search.method
-        drawn = "grid" if self.search.configs is None else "random"
-        return "list" if self.configs else drawn
+        """What decides on configs; `grid`, `random` or `list` where all make all epochs."""
+        return method_of(self.search, has_list=bool(self.configs))
+
+    @property
+    def sampler(self) -> str:
+        """Where configs come from: `grid`, `random`, `list`, or the name of an Optuna sampler."""
+        return sampler_of(self.search, self.space, has_list=bool(self.configs))
 
     @model_validator(mode="after")
     def _something_to_try(self) -> Experiment:
@@ -232,18 +216,7 @@ class Experiment(_Settings):
             raise ValueError("give either a [space] or a list of [[configs]], not both")
         if not self.space and not self.configs:
             raise ValueError("there is nothing to try: give a [space] or a list of [[configs]]")
-        method, search = self.method, self.search
-        if method != "list" and not self.space:
-            raise ValueError(f'search.method is "{method}", which needs a [space]')
-        if method == "list" and not self.configs:
-            raise ValueError('search.method is "list", which needs [[configs]]')
-        if (search.configs is None) == (method == "random"):
-            need = "needs" if method == "random" else "takes no"
-            raise ValueError(f'search.method is "{method}", which {need} search.configs')
-        if method == "list" and search.constraint is not None:
-            raise ValueError("search.constraint is for a [space]; leave what it refuses out")
-        if method == "grid":
-            _check_grid(self.space)
+        check_search(self.search, self.space, self.epochs, has_list=bool(self.configs))
         try:
             in_order(self.space)
         except ValueError as error:
@@ -276,8 +249,9 @@ class Experiment(_Settings):
                 settings["data"][key] = str(Path(settings["data"][key]).resolve())
         if self.schedule.costs_file is not None:
             settings["schedule"]["costs"] = str(self.schedule.costs_file.resolve())
-        if self.search.constraint is not None:
-            settings["search"]["constraint"] = resolve(self.search.constraint, Path.cwd())
+        for key in ("constraint", "method"):
+            if key in settings["search"]:
+                settings["search"][key] = resolve(settings["search"][key], Path.cwd())
         for empty in ("space", "configs"):
             if not settings[empty]:
                 del settings[empty]
@@ -302,28 +276,32 @@ def load_experiment(path: Path) -> Experiment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: not TOML: {error}") from error
     raw.pop("versions", None)  # a run folder's experiment.toml can be run again
-    base = path.resolve().parent
-    if isinstance(raw.get("build"), str):
-        raw["build"] = resolve(raw["build"], base)
-    if isinstance(raw.get("data"), str):
-        raw["data"] = {"store": raw["data"]}
-    data = raw.get("data")
-    if isinstance(data, dict):
-        for key in ("store", "stage"):
-            if isinstance(data.get(key), str):
-                data[key] = str((base / data[key]).resolve())
-    search = raw.get("search")
-    if isinstance(search, dict) and isinstance(search.get("constraint"), str):
-        search["constraint"] = resolve(search["constraint"], base)
-    schedule = raw.get("schedule")
-    if isinstance(schedule, dict):
-        costs = schedule.get("costs")
-        if isinstance(costs, str) and costs not in (EQUAL, MEASURED):
-            schedule["costs"] = str((base / costs).resolve())
+    _resolve_paths(raw, path.resolve().parent)
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         raise ExperimentError(f"{path}: {explain(error)}") from error
+
+
+def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
+    """Make the paths of a file absolute, which are relative to the folder `base`."""
+    if isinstance(raw.get("build"), str):
+        raw["build"] = resolve(raw["build"], base)
+    if isinstance(raw.get("data"), str):
+        raw["data"] = {"store": raw["data"]}
+    data, search, schedule = (raw.get(key) for key in ("data", "search", "schedule"))
+    if isinstance(data, dict):
+        for key in ("store", "stage"):
+            if isinstance(data.get(key), str):
+                data[key] = str((base / data[key]).resolve())
+    if isinstance(search, dict):
+        for key in ("constraint", "method"):
+            if isinstance(search.get(key), str):
+                search[key] = resolve(search[key], base)
+    if isinstance(schedule, dict):
+        costs = schedule.get("costs")
+        if isinstance(costs, str) and costs not in (EQUAL, MEASURED):
+            schedule["costs"] = str((base / costs).resolve())
 
 
 def with_device(experiment: Experiment, use: str | None) -> Experiment:
@@ -340,21 +318,6 @@ def with_costs(experiment: Experiment, costs: str | None) -> Experiment:
         return experiment
     schedule = experiment.schedule.model_copy(update={"costs": costs})
     return experiment.model_copy(update={"schedule": schedule})
-
-
-def _check_grid(space: Mapping[str, Dimension]) -> None:
-    combinations = 1
-    for name, own in space.items():
-        if own.grid is None:
-            raise ValueError(
-                f"space.{name} has values without number, of which there is no grid; say "
-                f"search.configs = 20, to draw as many configs at random, or give it a list"
-            )
-        combinations *= len(own.grid)
-    if combinations > MOST_CONFIGS:
-        raise ValueError(
-            f"the space has {combinations} combinations; at most {MOST_CONFIGS} are allowed"
-        )
 
 
 def _dimension(name: str, given: Any) -> Any:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
+BEST, LAST = "best", "last"
+"""Which weights of a config: those of its best epoch by the objective, or its newest."""
+
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 """What an export holds, besides the file of `build`."""
 
@@ -82,31 +85,35 @@ class SavedRun:
             found = found.sort_values(["config_id", "epoch"], ignore_index=True)
         return found
 
-    def model(self, config: int | str | None = None) -> nn.Module:
-        """Return a config's model with its final weights, on the CPU and in evaluation mode.
+    def model(self, config: int | str | None = None, which: str = BEST) -> nn.Module:
+        """Return a config's model with its weights, on the CPU and in evaluation mode.
 
         Args:
             config: as for `config`; None: the best.
+            which: `best`, the weights of its best epoch, or, where they were not kept, its last;
+                or `last`.
 
         Raises:
             RunFolderError: there is no such config, or its weights are missing or others.
             ExperimentError: `build` cannot be imported or called.
         """
         row = self.best if config is None else self.config(config)
-        return _load(self.experiment.load_build(), row.hyperparameters, self._weights(row))
+        weights, _ = self._weights(row, which)
+        return _load(self.experiment.load_build(), row.hyperparameters, weights)
 
-    def export(self, out: Path | str, config: int | str | None = None) -> Path:
+    def export(self, out: Path | str, config: int | str | None = None, which: str = BEST) -> Path:
         """Write a config's weights and what is needed to build its model into a new folder.
 
         Args:
             out: the folder to make.
             config: as for `config`; None: the best.
+            which: as for `model`.
 
         Raises:
             RunFolderError: there is no such config, or the folder is not empty.
         """
         row = self.best if config is None else self.config(config)
-        weights, out = self._weights(row), Path(out)
+        (weights, epoch), out = self._weights(row, which), Path(out)
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise RunFolderError(f"'{out}' is there and not empty; give a folder to be made")
         out.mkdir(parents=True, exist_ok=True)
@@ -123,25 +130,41 @@ class SavedRun:
             "build": build,
             "hyperparameters": row.hyperparameters,
             "config": row.config,
-            "epochs": row.epochs,
-            "metrics": row.final,
+            "epochs": row.epochs if epoch is None else epoch + 1,
+            "metrics": row.final if epoch is None else self._metrics(row, epoch),
             f"best_{self.results.metric}": row.best,
-            "state_sha256": row.state_sha256,
             "run": str(self.path.resolve()),
         }
+        if epoch is None:  # that of the whole state, which is the last
+            described["state_sha256"] = row.state_sha256
         write_json(out / DESCRIPTION, plain(described))
         return out
 
-    def _weights(self, row: ConfigResult) -> Path:
+    def _metrics(self, row: ConfigResult, epoch: int) -> dict[str, Any]:
+        """Return a config's metrics after an epoch, as the journal has them."""
+        for line in read_lines(self.path / "metrics.jsonl"):
+            if (line.get("config_id"), line.get("epoch")) == (row.config_id, epoch):
+                no_metrics = ("config_id", "config", "epoch", "rank", "seconds")
+                return {name: value for name, value in line.items() if name not in no_metrics}
+        return {}
+
+    def _weights(self, row: ConfigResult, which: str) -> tuple[Path, int | None]:
+        """Return a file of weights, and its epoch; None: they are the last."""
+        if which not in (BEST, LAST):
+            raise UserError(f"which is '{which}'; allowed: {BEST}, {LAST}")
         name = row.config
         if Path(name).name != name or name == "..":  # a folder that somebody else made
             raise RunFolderError(
                 f"the run '{self.path}' has a config called '{name}', no file name"
             )
+        if which == BEST and isinstance(row.best_epoch, int):
+            kept = self.path / "checkpoints" / name / f"epoch-{row.best_epoch:04d}.safetensors"
+            if kept.is_file():
+                return kept, row.best_epoch
         weights = self.path / "checkpoints" / name / WEIGHTS
         if not weights.is_file():
             raise RunFolderError(f"the weights of {name} are missing: there is no '{weights}'")
-        return weights
+        return weights, None
 
 
 def load_run(path: Path | str) -> SavedRun:

@@ -20,6 +20,8 @@ BASE = {
     "loading",
     "launcher",
     "experiment",
+    "outputs",
+    "search_settings",
     "costs_file",
     "requests",
     "overrides",
@@ -46,6 +48,8 @@ the rooms of one floor do not know each other; those of the base are one room.""
 THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
+    "outputs": {"pydantic"},
+    "search_settings": {"pydantic", "pydantic_core"},
     "costs_file": {"pydantic"},
     "requests": {"pydantic"},
     "status_file": {"pydantic"},
@@ -64,6 +68,7 @@ THIRD_PARTY = {
 }
 ALSO = {
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI
+    "search.samplers": {"optuna"},  # the one file that knows Optuna
 }
 
 WIRING = {

@@ -101,19 +101,22 @@ def export(
     config: Annotated[
         str | None, typer.Option("--config", "-c", help="Another config, by id or name.")
     ] = None,
+    last: Annotated[
+        bool, typer.Option("--last", help="Its newest weights, and not those of its best epoch.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a config's weights, and what is needed to build its model, into a folder.
 
     Example: mophpc export runs/first --best best-model
     """
-    from mophpc.saved import load_run
+    from mophpc.saved import BEST, LAST, load_run
 
     if best and config is not None:
         raise UserError(f"--best and --config {config} exclude each other; leave one out")
     found = load_run(run)
     row = found.best if config is None else found.config(config)
-    folder = found.export(out, row.config_id)
+    folder = found.export(out, row.config_id, LAST if last else BEST)
     if as_json:
         print(json.dumps({"config": row.config, "folder": str(folder)}, indent=1))
     else:

@@ -7,6 +7,7 @@ told the ranks: so what happens here cannot deadlock, whatever the timing.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,12 @@ from mophpc.errors import HopError
 from mophpc.events import EventLog
 from mophpc.hop.parcel import Incoming, Outgoing, Parcel
 from mophpc.hop.transport import Buffer, Check, Transport, wait_until
-from mophpc.schedule.orders import Orders
+from mophpc.schedule.orders import DROP, END, Link, Orders, StateCopy
 from mophpc.schedule.plan import Hop, Stop
 from mophpc.schedule.walk import ArenaQueue
+
+LANDING_S = 1e-4
+"""Between two looks at a state on its way from a device."""
 
 
 class ArenaPool:
@@ -99,6 +103,8 @@ class Carrier:
         self._arrived: dict[int, _Arrival] = {}
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
+        self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
+        self._ended: deque[Parcel] = deque()
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
         self._landing: list[tuple[Parcel, Hop]] = []  # not in their arenas yet
         self._outgoing: list[tuple[Outgoing, Hop, float]] = []
@@ -110,28 +116,88 @@ class Carrier:
         needs = [begin + i for i, stop in enumerate(orders.stops) if stop.takes_arena]
         self._queue.extend(needs, orders.max_arenas)
         self._told_all = orders.is_last
-        for link in orders.links:
-            parcel = self._undecided.pop(link.config_id, None)
-            if parcel is None:
-                self._dests[link.config_id, link.step] = link.dest
-            else:
-                self._go(parcel, link.dest)
+        made = [parcel for copy in orders.copies for parcel in self._copy_now(copy)]
+        # What ends comes first: a copy may take the place of its config's own state.
+        for link in sorted(orders.links, key=lambda link: link.dest >= 0):
+            if link.dest >= 0 and made:
+                self._undecided |= {parcel.config_id: parcel for parcel in made}
+                made = []
+            self._follow(link)
+        self._undecided |= {parcel.config_id: parcel for parcel in made}
+
+    def _follow(self, link: Link) -> None:
+        """Let a state go where a link says."""
+        parcel = self._undecided.get(link.config_id)
+        if parcel is None or parcel.step != link.step:
+            self._dests[link.config_id, link.step] = link.dest
+        else:
+            del self._undecided[link.config_id]
+            self._go(parcel, link.dest)
+
+    def _copy_now(self, copy: StateCopy) -> list[Parcel]:
+        """Copy a state that is here; remember a copy that is to be made later."""
+        source = self._undecided.get(copy.source)
+        if source is not None and source.step == copy.step:
+            return [self._copy(source, copy)]
+        self._copies.setdefault((copy.source, copy.step), []).append(copy)
+        return []
+
+    def _copy(self, source: Parcel, copy: StateCopy) -> Parcel:
+        start_s = self._events.now()
+        while not _has_landed(source):  # a device's copy to this memory, begun already
+            time.sleep(LANDING_S)
+        self._queue.hold()
+        arena = self.pool.take(len(source.arena))
+        arena[:] = source.arena
+        self._events.write(
+            "copy",
+            start_s,
+            self._events.now(),
+            config=copy.config_id,
+            source=copy.source,
+            step=copy.step,
+            nbytes=len(arena),
+        )
+        return Parcel(copy.config_id, copy.step, arena, source.rest, source.diverged)
 
     def next_stop(self, position: int) -> Stop | None:
-        """Return the stop at a place in the list; None after the last. Wait until it is told."""
+        """Return the stop at a place in the list; wait until it is told.
+
+        None after the last, or where a config has ended here meanwhile.
+        """
         if position < len(self._stops):
             return self._stops[position]
-        if self._told_all:
+        if self._told_all or self._ended:
             return None
         start_s = self._events.now()
         wait_until(lambda: self._is_told(position), self._check)
         self._events.write("told", start_s, self._events.now())
         return self._stops[position] if position < len(self._stops) else None
 
+    def is_over(self, position: int) -> bool:
+        """Whether all visits of the list are made and nothing more will be told."""
+        return self._told_all and position == len(self._stops) and not self._ended
+
+    def take_ended(self) -> Parcel | None:
+        """Return a state whose config ends here; to be let go of by `free`."""
+        return self._ended.popleft() if self._ended else None
+
+    def resize(self, parcel: Parcel) -> None:
+        """Give a new state the memory that it needs, once that is known."""
+        nbytes = self._nbytes(parcel.config_id)
+        if len(parcel.arena) != nbytes:
+            self.pool.give_back(parcel.arena)
+            parcel.arena = self.pool.take(nbytes)
+
     def pass_on(self, stop: Stop, parcel: Parcel) -> None:
         """After a visit, send the state on, keep it, or let it go."""
-        if stop.is_last:
-            self._free(parcel)
+        for copy in self._copies.pop((parcel.config_id, parcel.step), ()):
+            made = self._copy(parcel, copy)
+            self._undecided[made.config_id] = made
+            if (dest := self._dests.pop((made.config_id, made.step), None)) is not None:
+                self._follow(Link(made.config_id, made.step, dest))
+        if stop.is_last or stop.is_dropped:
+            self.free(parcel)
         elif not stop.is_open:
             self._go(parcel, stop.visit.rank if stop.send is None else stop.send.dest)
         elif (dest := self._dests.pop((parcel.config_id, parcel.step), None)) is not None:
@@ -153,7 +219,7 @@ class Carrier:
             outgoing, hop, start_s = leaving
             if outgoing.test():
                 self._outgoing.remove(leaving)
-                self._free(outgoing.parcel)
+                self.free(outgoing.parcel)
                 self._record("send", hop, (start_s, self._events.now()), outgoing)
         for position in list(self._incoming):
             incoming, start_s = self._incoming[position]
@@ -197,8 +263,10 @@ class Carrier:
         coming = any(incoming.flows for incoming, _ in self._incoming.values())
         return coming or any(outgoing.flows for outgoing, _, _ in self._outgoing)
 
-    def obtain(self, position: int, wanted_s: float) -> Parcel:
+    def obtain(self, position: int, wanted_s: float) -> Parcel | None:
         """Return the state for a visit; wait until it is here.
+
+        None where a config has ended here meanwhile: its memory may be what is waited for.
 
         Args:
             position: of the visit in the rank's list.
@@ -209,8 +277,10 @@ class Carrier:
             return self._kept.pop(visit.config_id)
         with self._events.timed("wait", config=visit.config_id, step=visit.step) as facts:
             before_s = time.process_time()
-            wait_until(lambda: self._is_here(position), self._check, lambda: self.flows)
+            wait_until(lambda: self._may_go_on(position), self._check, lambda: self.flows)
             facts["cpu_s"] = time.process_time() - before_s
+        if not self._is_here(position):
+            return None
         self._queue.start()
         if position in self._reserved:
             return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
@@ -229,8 +299,14 @@ class Carrier:
         return arrival.parcel
 
     def _go(self, parcel: Parcel, dest: int) -> None:
-        """Keep a state for a later visit here, or start to send it."""
+        """Keep a state for a later visit here, start to send it, or let it end."""
         held = parcel.held
+        if dest == END:
+            self._ended.append(parcel)
+            return
+        if dest == DROP:
+            self.free(parcel)
+            return
         if dest == self._transport.rank:
             self._kept[parcel.config_id] = parcel
             if held is not None:
@@ -253,21 +329,25 @@ class Carrier:
 
     def _is_told(self, position: int) -> bool:
         self.advance()
-        return self._told_all or position < len(self._stops)
+        return self._told_all or position < len(self._stops) or bool(self._ended)
 
     def drain(self) -> None:
         """Wait until all states have left."""
         wait_until(self._nothing_leaves, self._check, lambda: self.flows)
 
-    def _is_here(self, position: int) -> bool:
+    def _may_go_on(self, position: int) -> bool:
         self.advance()
+        return bool(self._ended) or self._is_here(position)
+
+    def _is_here(self, position: int) -> bool:
         return position in self._reserved or position in self._arrived
 
     def _nothing_leaves(self) -> bool:
         self.advance()
         return not self._outgoing and not self._landing
 
-    def _free(self, parcel: Parcel) -> None:
+    def free(self, parcel: Parcel) -> None:
+        """Let go of a state."""
         if parcel.held is not None:
             parcel.held.drop()
         self.pool.give_back(parcel.arena)

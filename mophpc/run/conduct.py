@@ -24,6 +24,7 @@ from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
+from mophpc.run.keeper import Keeper, tidy
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
 from mophpc.run.planner import Planner
@@ -32,6 +33,7 @@ from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared, claim, prepare_run
 from mophpc.run.stopping import StopFlag
+from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.schedule.renewal import Renewal
@@ -138,6 +140,7 @@ class _Walk:
         self._renews = False
         self._progress: Progress | None = None
         self._program: RankProgram | None = None
+        self._writer = Writer(rooms.events, rooms.log, self._meanwhile)
         self._place = Place(transport.rank, transport.size, socket.gethostname())
 
     @property
@@ -170,6 +173,7 @@ class _Walk:
         finally:
             if self._progress is not None:
                 self._progress.end()
+            self._writer.close()
         self._keep(prepared)
         rooms.view.end()
         if self._coordinator is not None:
@@ -223,7 +227,7 @@ class _Walk:
             valid=prepared.valid,
             num_shards=plan.num_shards,
             trainer=prepared.trainer,
-            folder=rooms.folder,
+            keeper=Keeper(rooms.folder, experiment.checkpoints, experiment.objective, self._writer),
             events=rooms.events,
             report=report,
             turn=rooms.turn,
@@ -287,6 +291,13 @@ class _Walk:
         """Let records progress; notice signals."""
         self._stop.check()
         self._exchange()
+
+    def _meanwhile(self) -> None:
+        """Called while this rank waits for its disk: the others must not."""
+        self.between()
+        if self._progress is not None:
+            with self._progress.lock:
+                self._exchange()
 
     def _exchange(self) -> None:
         """Let records progress."""
@@ -357,6 +368,7 @@ def write_results(
     for config, history in zip(coordinator.configs, coordinator.histories, strict=True):
         final = history.final or {"status": "unfinished", "state_sha256": ""}
         metrics = history.last
+        tidy(folder, config, experiment.checkpoints, experiment.objective, history.epochs)
         rows.append(
             ConfigResult(
                 config_id=config.config_id,

@@ -76,6 +76,38 @@ class RunFolder:
         """Weights of a config."""
         return self.path / "checkpoints" / config.name
 
+    def weights(self, config: Config) -> Path:
+        """Weights of a config that has ended."""
+        return self.checkpoint(config) / "model.safetensors"
+
+    def last_weights(self, config: Config, epoch: int) -> Path:
+        """Weights of a config after an epoch, of which nobody knows yet whether it is the last.
+
+        Two ranks never write the same file, since one may be late.
+        """
+        return self.checkpoint(config) / f"last-{epoch:04d}.safetensors"
+
+    def epoch_weights(self, config: Config, epoch: int) -> Path:
+        """Weights of a config after an epoch that is one of its best."""
+        return self.checkpoint(config) / f"epoch-{epoch:04d}.safetensors"
+
+    def kept_epochs(self, config: Config) -> list[int]:
+        """Return the epochs whose weights are there."""
+        return self._numbers(config, "epoch-")
+
+    def last_epochs(self, config: Config) -> list[int]:
+        """Return the epochs after which `last_weights` were written that are there."""
+        return self._numbers(config, "last-")
+
+    def _numbers(self, config: Config, prefix: str) -> list[int]:
+        found = self.checkpoint(config).glob(f"{prefix}*.safetensors")
+        numbers = (path.stem.removeprefix(prefix) for path in found)
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def manifest(self, config: Config) -> Path:
+        """What a config's checkpoint holds."""
+        return self.checkpoint(config) / "manifest.json"
+
     def claim(self, settings: dict[str, Any]) -> None:
         """Make the folder for a new run and write the resolved experiment into it.
 
@@ -128,7 +160,7 @@ class RunFolder:
         folder = self.checkpoint(config)
         folder.mkdir(parents=True, exist_ok=True)
         hyperparameters = {"hyperparameters": dict(config.values)}
-        write_json(folder / "manifest.json", {"config": config.name} | hyperparameters | facts)
+        write_json(self.manifest(config), {"config": config.name} | hyperparameters | facts)
 
 
 def open_run(path: Path) -> RunFolder:

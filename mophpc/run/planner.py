@@ -14,7 +14,8 @@ from typing import Any
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan
-from mophpc.schedule.renewal import Observed, Renewal, Snapshot, Solution
+from mophpc.schedule.renewal import Renewal, Snapshot, Solution
+from mophpc.schedule.underway import Observed
 
 Record = dict[str, Any]
 

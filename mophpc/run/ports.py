@@ -47,8 +47,18 @@ class Outcome(Protocol):
         """Seconds that it waited for rows."""
 
 
+class Snapshot(Protocol):
+    """Weights as they were, whatever their config learns meanwhile."""
+
+    def write(self, path: Path, /) -> int:
+        """Write them whole or not at all; return the bytes written."""
+
+
 class Session(Protocol):
     """A config bound to its arena."""
+
+    notes: list[float]
+    """What the rank program wants to know of the config's past; it hops with the state."""
 
     def train(self, epoch: int, shard: int, rows: Any, /) -> Outcome:
         """Train one visit."""
@@ -59,8 +69,8 @@ class Session(Protocol):
     def release(self) -> tuple[bytes, Held]:
         """Bring the whole state together; return the rest of it, and what still has its arena."""
 
-    def save(self, path: Path, /) -> int:
-        """Write the weights; return the bytes written."""
+    def snapshot(self) -> Snapshot:
+        """Copy the weights, on the host; the session goes on."""
 
 
 class Trainer(Protocol):

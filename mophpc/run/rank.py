@@ -12,7 +12,7 @@ from mophpc.errors import Place
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
-from mophpc.run.folder import RunFolder
+from mophpc.run.keeper import Keeper
 from mophpc.run.ports import Rows, Session, Trainer
 from mophpc.schedule.plan import Stop, Visit
 from mophpc.search.space import Config
@@ -29,7 +29,7 @@ class Equipment:
     valid: Rows
     num_shards: int
     trainer: Trainer
-    folder: RunFolder
+    keeper: Keeper
     events: EventLog
     report: Report
     """Tells rank 0."""
@@ -56,6 +56,8 @@ class RankProgram:
         """Make all visits, then wait until the last states have left."""
         begin_s = self._at.events.now()
         while (stop := self._carrier.next_stop(position := self._position)) is not None:
+            self.place = replace(self.place, config=None, epoch=None, shard=None)
+            self._at.keeper.check()
             visit = stop.visit
             name = self._at.configs[visit.config_id].name
             self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
@@ -74,6 +76,9 @@ class RankProgram:
             self._position += 1
         self._carrier.drain()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
+        flushed_s = self._at.events.now()
+        self._at.keeper.flush()
+        self.spent["checkpoint_s"] += self._at.events.now() - flushed_s
         self.spent["exposed_hop_s"] += self._carrier.exposed_s
         whole_s = self._at.events.now() - begin_s
         self.spent["idle_s"] = max(0.0, whole_s - sum(self.spent.values()))
@@ -110,12 +115,13 @@ class RankProgram:
         outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
         trained_s = events.now()
         parcel.diverged = outcome.diverged
+        metrics = None
         if not outcome.diverged and (visit.step + 1) % self._at.num_shards == 0:
-            self._end_epoch(session, visit)
+            metrics = self._end_epoch(session, visit)
         evaluated_s = events.now()
         ends = stop.is_last or outcome.diverged
-        if ends:
-            self._save(session, visit)
+        if ends or metrics is not None:
+            self._save(session, visit, metrics, ends=ends)
         saved_s = events.now()
         parcel.rest, parcel.held = session.release()
         # Evaluation and saving lie between training and release; the visit is the other two.
@@ -150,7 +156,7 @@ class RankProgram:
         if ends:
             self._finish(visit, parcel)
 
-    def _end_epoch(self, session: Session, visit: Visit) -> None:
+    def _end_epoch(self, session: Session, visit: Visit) -> dict[str, float]:
         with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
             metrics = session.evaluate(visit.epoch, self._at.valid)
         self._at.report(
@@ -162,15 +168,23 @@ class RankProgram:
                 "metrics": metrics,
             }
         )
+        return metrics
 
-    def _save(self, session: Session, visit: Visit) -> None:
-        """Write the weights while they are still here: on a device, their memory is lent on."""
-        begin_s = self._at.events.now()
-        with self._at.events.timed("checkpoint", config=visit.config_id) as timed:
-            folder = self._at.folder.checkpoint(self._at.configs[visit.config_id])
-            folder.mkdir(parents=True, exist_ok=True)
-            timed["nbytes"] = session.save(folder / "model.safetensors")
-        self.spent["checkpoint_s"] += self._at.events.now() - begin_s
+    def _save(
+        self, session: Session, visit: Visit, metrics: dict[str, float] | None, *, ends: bool
+    ) -> None:
+        """Copy the weights while they are still here: on a device, their memory is lent on."""
+        keeper, config = self._at.keeper, self._at.configs[visit.config_id]
+        begin_s, copied = self._at.events.now(), ends
+        if metrics is not None:
+            copied = keeper.end_epoch(session, config, visit.epoch, metrics, ends=ends)
+        elif ends:
+            keeper.save_last(session, config, visit.epoch)
+        end_s = self._at.events.now()
+        if copied:
+            facts = {"config": visit.config_id, "epoch": visit.epoch}
+            self._at.events.write("snapshot", begin_s, end_s, **facts)
+        self.spent["checkpoint_s"] += end_s - begin_s
 
     def _finish(self, visit: Visit, parcel: Parcel) -> None:
         config = self._at.configs[visit.config_id]
@@ -178,7 +192,7 @@ class RankProgram:
         begin_s = self._at.events.now()
         digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest, parcel.held)
         facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
-        self._at.folder.write_manifest(config, facts)
+        self._at.keeper.write_manifest(config, facts)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:
             self._at.log.warning("%s diverged at %s; it leaves the schedule", config.name, visit)

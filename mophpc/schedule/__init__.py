@@ -11,14 +11,15 @@ from mophpc.schedule.check import (
     OwnerError,
     check_plan,
 )
+from mophpc.schedule.owners import assign_shards
 from mophpc.schedule.picture import draw_svg
 from mophpc.schedule.plan import (
     TAG_SPAN,
+    Fork,
     Hop,
     Plan,
     Stop,
     Visit,
-    assign_shards,
     digest,
     from_json,
     hops,
@@ -46,6 +47,7 @@ __all__ = [
     "CompletenessError",
     "DeadlockError",
     "ExclusivityError",
+    "Fork",
     "Hop",
     "IsolationError",
     "MatchingError",

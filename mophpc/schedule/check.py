@@ -90,6 +90,9 @@ def _first(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int | None:
 
 
 def _check_completeness(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
+    if plan.spans is not None:
+        _check_ragged(plan, visits, table)
+        return
     sizes = (plan.num_configs, plan.num_epochs, plan.num_shards)
     outside = np.zeros(len(visits), np.bool_)
     for values, size in zip((table.config, table.epoch, table.shard), sizes, strict=True):
@@ -110,6 +113,37 @@ def _check_completeness(plan: Plan, visits: Sequence[Visit], table: Columns) -> 
         )
 
 
+def _check_ragged(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
+    """Check completeness where configs make different numbers of epochs.
+
+    A config that diverged may end in the middle of one; those before it are whole.
+    """
+    begin, end = np.array(plan.all_spans, np.int64).T
+    known = (table.config >= 0) & (table.config < plan.num_configs)
+    config = np.where(known, table.config, 0)
+    known &= (table.step >= begin[config]) & (table.step < end[config])
+    known &= (table.shard >= 0) & (table.shard < plan.num_shards)
+    if (bad := _first(~known)) is not None:
+        raise CompletenessError(f"{_where(visits[bad])}: the plan has no such visit for the config")
+    for fork in plan.forks:
+        for config_id, step in ((fork.config_id, fork.step), (fork.source, fork.step - 1)):
+            if not (
+                0 <= config_id < plan.num_configs and begin[config_id] <= step < end[config_id]
+            ):
+                raise CompletenessError(f"a state is copied at step {step} of config {config_id}")
+        if fork.step % plan.num_shards:
+            raise CompletenessError(f"a state is copied in the middle of an epoch: {fork}")
+    copied = {(fork.config_id, fork.step) for fork in plan.forks}
+    for config_id, (first, _) in enumerate(plan.all_spans):
+        if first > 0 and first < end[config_id] and (config_id, first) not in copied:
+            raise CompletenessError(f"config {config_id} begins with step {first}, of no state")
+    key = table.step // plan.num_shards * plan.num_shards + table.shard  # of a config, unique
+    order = np.lexsort((key, table.config))
+    same = (np.diff(key[order]) == 0) & (np.diff(table.config[order]) == 0)
+    if (bad := _first(same)) is not None:
+        raise CompletenessError(f"{_where(visits[order[bad]])}: the shard is visited twice")
+
+
 def _check_owners(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
     owner = np.array(plan.owners)[table.shard]
     claimed = np.array([visit.rank for visit in visits], np.int64)
@@ -122,10 +156,13 @@ def _check_owners(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
 
 def _check_steps(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
     order = np.lexsort((table.step, table.config))
-    # Completeness holds, so each config has exactly num_steps visits.
-    due = np.tile(np.arange(plan.num_steps), plan.num_configs)
-    found = table.step[order]
-    if (bad := _first((np.diff(found) == 0) & (due[1:] > 0))) is not None:
+    if plan.spans is None:  # completeness holds, so each config has exactly num_steps visits
+        due = np.tile(np.arange(plan.num_steps), plan.num_configs)
+    else:
+        table.links(plan)
+        due = np.concatenate([np.arange(*span) for span in plan.spans] or [np.arange(0)])
+    found, of = table.step[order], table.config[order]
+    if (bad := _first((np.diff(found) == 0) & (np.diff(of) == 0))) is not None:
         raise IsolationError(
             f"{_where(visits[order[bad]])} and {_where(visits[order[bad + 1]])} "
             f"are both step {found[bad]} of the config"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mophpc.errors import CostsError
-from mophpc.schedule.plan import balance_shards
+from mophpc.schedule.owners import balance_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,9 +210,33 @@ class CostModel:
         self._eval_sum[config_id] += eval_s
         self._eval_count[config_id] += 1
 
+    def add(self) -> None:
+        """Take one more config; it is taken to cost what the others do in the mean."""
+        known, num_shards = self.costs(left_too=True), self._first.visit_s.shape[1]
+        visit_s, hop_s, eval_s = (
+            np.concatenate((own, mean.mean(axis=0, keepdims=True)))
+            for own, mean in (
+                (self._first.visit_s, known.visit_s),
+                (self._first.hop_s, known.hop_s),
+                (self._first.eval_s, known.eval_s),
+            )
+        )
+        self._first = Costs(visit_s, hop_s, eval_s)
+        row = np.zeros((1, num_shards))
+        self._count, self._sum = (np.concatenate((own, row)) for own in (self._count, self._sum))
+        self._free_count, self._free_sum, self._eval_count, self._eval_sum = (
+            np.append(own, 0.0)
+            for own in (self._free_count, self._free_sum, self._eval_count, self._eval_sum)
+        )
+        self._left = np.append(self._left, False)
+
     def drop(self, config_id: int) -> None:
         """A config has left the schedule: its visits cost nothing any more."""
         self._left[config_id] = True
+
+    def has_left(self, config_id: int) -> bool:
+        """Whether a config has left the schedule."""
+        return bool(self._left[config_id])
 
     @property
     def has_seen_all(self) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 
 from mophpc.errors import PlanError
 from mophpc.schedule.orders import Orders, whole
-from mophpc.schedule.renewal import Observed, Renewal
+from mophpc.schedule.renewal import Renewal
+from mophpc.schedule.underway import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

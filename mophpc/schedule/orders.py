@@ -6,15 +6,18 @@ what comes after may still change until it is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mophpc.schedule.plan import Hop, Plan, Stop, Visit, stops
+from mophpc.schedule.plan import Fork, Hop, Plan, Stop, Visit, stops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HERE, _LAST, _OPEN = -1, -2, -3
+_HERE, _LAST, _OPEN, _DROPPED = -1, -2, -3, -4
+
+END, DROP = -1, -2
+"""As the `dest` of a link: the config ends where it is; its state gives way to another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +30,38 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class StateCopy:
+    """After its visit `step` - 1, the state of `source` is copied; a link says where the copy goes.
+
+    The copy belongs to `config_id`, and is ready for its visit `step`.
+    """
+
+    source: int
+    config_id: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """The next part of a rank's list.
 
     `links` concern configs whose last promised visit the rank was told before. `max_arenas` is how
     many states the rank may hold from now on; it never becomes less. After the last part no other
-    follows.
+    follows. `copies` are made of states that are here when their visits end. `news` are facts about
+    configs for whoever trains them; opaque here.
     """
 
     stops: tuple[Stop, ...]
     links: tuple[Link, ...]
     max_arenas: int
     is_last: bool
+    copies: tuple[StateCopy, ...] = ()
+    news: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self.stops or self.links or self.copies or self.news or self.is_last)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -54,7 +77,15 @@ class Orders:
             "links": [[link.config_id, link.step, link.dest] for link in self.links],
             "max_arenas": self.max_arenas,
             "is_last": self.is_last,
-        }
+        } | self._further()
+
+    def _further(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.copies:
+            found["copies"] = [[c.source, c.config_id, c.step] for c in self.copies]
+        if self.news:
+            found["news"] = list(self.news)
+        return found
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Orders:
@@ -64,6 +95,8 @@ class Orders:
             links=tuple(Link(*item) for item in record["links"]),
             max_arenas=record["max_arenas"],
             is_last=record["is_last"],
+            copies=tuple(StateCopy(*item) for item in record.get("copies", ())),
+            news=tuple(record.get("news", ())),
         )
 
 
@@ -72,6 +105,8 @@ def _next_of(stop: Stop) -> int:
         return _OPEN
     if stop.is_last:
         return _LAST
+    if stop.is_dropped:
+        return _DROPPED
     return _HERE if stop.send is None else stop.send.dest
 
 
@@ -79,35 +114,105 @@ def _stop(token: str, source: int, following: int) -> Stop:
     visit = Visit.parse(token)
     receive = None if source < 0 else Hop(visit.config_id, visit.step, source, visit.rank)
     send = None if following < 0 else Hop(visit.config_id, visit.step + 1, visit.rank, following)
-    return Stop(visit, receive, send, following == _LAST, following == _OPEN)
+    kinds = (following == _LAST, following == _OPEN, following == _DROPPED)
+    return Stop(visit, receive, send, *kinds)
 
 
 def whole(plan: Plan, rank: int) -> Orders:
     """Return a rank's whole list, of a plan that is not renewed."""
-    return Orders(stops(plan, rank), (), plan.max_arenas, is_last=True)
+    at = (
+        {(visit.config_id, visit.step): visit.rank for visit in plan.visits()} if plan.forks else {}
+    )
+    own = [fork for fork in plan.forks if at[fork.source, fork.step - 1] == rank]
+    return Orders(
+        stops(plan, rank),
+        tuple(Link(f.config_id, f.step, at[f.config_id, f.step]) for f in own),
+        plan.max_arenas,
+        is_last=True,
+        copies=tuple(StateCopy(f.source, f.config_id, f.step) for f in own),
+    )
 
 
 class Promises:
     """All that the ranks have been told so far: the part of the schedule that stays."""
 
     def __init__(self, num_configs: int, num_ranks: int, num_steps: int) -> None:
-        self._num_steps = num_steps
         self.visits: list[list[Visit]] = [[] for _ in range(num_ranks)]
         """Per rank, in order."""
         self._last: list[Visit | None] = [None] * num_configs
+        self._ends = [num_steps] * num_configs
+        self._promised = [False] * num_configs
+        self._copied: dict[int, int] = {}  # config whose next visit begins with a copy: the source
+        self._closing: list[tuple[int, Link]] = []  # (rank, link) of states that go nowhere
+
+    def add(self, num_steps: int) -> int:
+        """Take one more config, that makes so many steps at most; return its id."""
+        self._last.append(None)
+        self._ends.append(num_steps)
+        self._promised.append(False)
+        return len(self._last) - 1
 
     def step_of(self, config_id: int) -> int:
         """Return the first step of a config that is not promised."""
         last = self._last[config_id]
         return 0 if last is None else last.step + 1
 
-    def extend(self, visits: Sequence[Visit], max_arenas: int, *, is_last: bool) -> list[Orders]:
+    def is_new(self, config_id: int) -> bool:
+        """Whether no visit of a config was ever promised."""
+        return not self._promised[config_id]
+
+    def is_finished(self, config_id: int) -> bool:
+        """Whether the last visit that a config can make is promised."""
+        return self.step_of(config_id) >= self._ends[config_id]
+
+    def rank_of(self, config_id: int) -> int:
+        """Return the rank where a config's state is after all that is promised; -1: it has none."""
+        last = self._last[config_id]
+        return -1 if last is None else last.rank
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> list[Fork]:
+        """Let configs go on from the states of others, in place of their own.
+
+        What is promised of all these has been made.
+
+        Args:
+            pairs: (config, source); a source may be replaced itself in the same breath.
+        """
+        found = [(self._last[source], self._copied.get(source, source)) for _, source in pairs]
+        forks = []
+        for (config_id, _), (state, source) in zip(pairs, found, strict=True):
+            assert state is not None
+            self.close(config_id, DROP)
+            self._last[config_id] = replace(state, config_id=config_id)
+            self._copied[config_id] = source
+            forks.append(Fork(config_id, state.step + 1, source))
+        return forks
+
+    def close(self, config_id: int, how: int) -> None:
+        """Let a config's state end here (`END`), or give way to another's (`DROP`)."""
+        last = self._last[config_id]
+        if self._copied.pop(config_id, None) is None and last is not None:
+            self._closing.append((last.rank, Link(config_id, last.step + 1, how)))
+
+    def extend(
+        self,
+        visits: Sequence[Visit],
+        max_arenas: int,
+        *,
+        is_last: bool,
+        news: tuple[dict[str, Any], ...] = (),
+    ) -> list[Orders]:
         """Promise further visits, each config's and each rank's in order; return what to tell."""
         links: list[list[Link]] = [[] for _ in self.visits]
+        copies: list[list[StateCopy]] = [[] for _ in self.visits]
         told: dict[tuple[int, int], int] = {}  # (config, step): the rank of the next visit
         received: dict[tuple[int, int], int] = {}
         new: list[list[Visit]] = [[] for _ in self.visits]
         before = list(self._last)
+        for config_id, source in self._copied.items():
+            if (state := before[config_id]) is not None:
+                copies[state.rank].append(StateCopy(source, config_id, state.step + 1))
+        self._copied = {}
         for visit in visits:
             key, last = (visit.config_id, visit.step), self._last[visit.config_id]
             if last is not None:
@@ -118,14 +223,20 @@ class Promises:
                 else:
                     told[visit.config_id, last.step] = visit.rank
             self._last[visit.config_id] = visit
+            self._promised[visit.config_id] = True
             self.visits[visit.rank].append(visit)
             new[visit.rank].append(visit)
+        for rank, link in self._closing:
+            links[rank].append(link)
+        self._closing = []
         return [
             Orders(
                 stops=tuple(self._stop(visit, received, told) for visit in own),
                 links=tuple(links[rank]),
                 max_arenas=max_arenas,
                 is_last=is_last,
+                copies=tuple(copies[rank]),
+                news=news,
             )
             for rank, own in enumerate(new)
         ]
@@ -138,7 +249,7 @@ class Promises:
     ) -> Stop:
         key = (visit.config_id, visit.step)
         source, dest = received.get(key), told.get(key)
-        is_last = visit.step + 1 == self._num_steps
+        is_last = visit.step + 1 == self._ends[visit.config_id]
         return Stop(
             visit=visit,
             receive=None if source is None else Hop(*key, source, visit.rank),

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mophpc.errors import LaunchError, PlanError
+from mophpc.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -88,12 +88,26 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Before its visit `step`, a config gets a copy of the state of another one, `source`.
+
+    The source has made its visit `step` - 1, and goes on by itself. A state that the config had
+    before is dropped.
+    """
+
+    config_id: int
+    step: int
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """A visit as its rank sees it: where the state comes from and where it goes.
 
     `receive` is None when the state is made here (`creates`) or was kept from the config's previous
     visit; `send` is None when the state is kept for the next visit, when this is the last
-    (`is_last`), or when the next is not decided (`is_open`).
+    (`is_last`), when the state gives way to another's (`is_dropped`), or when the next is not
+    decided (`is_open`).
     """
 
     visit: Visit
@@ -102,6 +116,8 @@ class Stop:
     is_last: bool
     is_open: bool = False
     """Where the config goes next has not been decided yet."""
+    is_dropped: bool = False
+    """Nobody needs the state after this visit: the config gets a copy of another's."""
 
     @property
     def creates(self) -> bool:
@@ -119,6 +135,8 @@ class Plan:
     """A schedule: for each rank its visits, in the order in which it makes them.
 
     `owners` maps shard to rank; `max_arenas` is how many config states a rank may hold at a time.
+    `spans` has for each config its first step and the one after its last; None where every config
+    makes all epochs. `forks` are the copies of states.
     """
 
     num_configs: int
@@ -129,6 +147,8 @@ class Plan:
     visits_by_rank: tuple[tuple[Visit, ...], ...]
     policy: str
     max_arenas: int
+    spans: tuple[tuple[int, int], ...] | None = None
+    forks: tuple[Fork, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_configs", "num_ranks", "num_shards", "num_epochs", "max_arenas"):
@@ -145,6 +165,11 @@ class Plan:
             raise PlanError(
                 f"visits_by_rank has {len(self.visits_by_rank)} lists for {self.num_ranks} ranks"
             )
+        if self.spans is not None and len(self.spans) != self.num_configs:
+            raise PlanError(f"spans has {len(self.spans)} of {self.num_configs} configs")
+        for begin, end in self.spans or ():
+            if not 0 <= begin <= end <= self.num_steps:
+                raise PlanError(f"spans has {begin} to {end}; the plan has {self.num_steps} steps")
 
     @property
     def num_visits(self) -> int:
@@ -153,8 +178,13 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Visits that each config makes."""
+        """Visits that a config makes at most."""
         return self.num_shards * self.num_epochs
+
+    @property
+    def all_spans(self) -> tuple[tuple[int, int], ...]:
+        """The first step of each config and the one after its last."""
+        return self.spans or ((0, self.num_steps),) * self.num_configs
 
     def visits(self) -> Iterator[Visit]:
         """Yield every visit, rank by rank, each rank's in order."""
@@ -188,25 +218,37 @@ class Columns:
     step: IntArray
     first: tuple[int, ...]  # where each rank's visits begin; one more entry than ranks
 
-    def links(self, num_configs: int, num_steps: int) -> tuple[IntArray, IntArray]:
-        """Return for each visit the config's previous and next visit; -1 where there is none.
+    def links(self, plan: Plan) -> tuple[IntArray, IntArray]:
+        """Return for each visit where its state comes from, and the config's next visit; -1: none.
+
+        A state comes from the config's previous visit, or from its source's where it is copied.
 
         Raises:
             PlanError: a config lacks a step or makes one twice.
         """
-        total = num_configs * num_steps
+        begin, end = np.array(plan.all_spans, np.int64).reshape(-1, 2).T
+        offset = np.concatenate(([0], np.cumsum(end - begin)))
+        total = int(offset[-1])
         at = np.full(total + 1, -1, np.int64)
-        key = self.config * num_steps + self.step
-        inside = (self.config >= 0) & (self.step >= 0) & (self.step < num_steps) & (key < total)
+        config = np.clip(self.config, 0, plan.num_configs - 1)
+        key = offset[config] + self.step - begin[config]
+        inside = (self.config == config) & (self.step >= begin[config]) & (self.step < end[config])
         at[key[inside]] = np.flatnonzero(inside)
         missing = np.flatnonzero(at[:total] < 0)
         if missing.size:
-            config_id, step = divmod(int(missing[0]), num_steps)
+            config_id = int(np.searchsorted(offset, missing[0], side="right")) - 1
+            step = int(missing[0] - offset[config_id] + begin[config_id])
             raise PlanError(f"config {config_id} has no visit with step {step}")
         if len(key) != total:
             raise PlanError(f"the plan has {len(key)} visits; {total} are due")
-        after = np.where(self.step == num_steps - 1, -1, at[np.minimum(key + 1, total)])
-        before = np.where(self.step == 0, -1, at[np.maximum(key - 1, 0)])
+        after = np.where(self.step == end[config] - 1, -1, at[np.minimum(key + 1, total)])
+        before = np.where(self.step == begin[config], -1, at[np.maximum(key - 1, 0)])
+        for fork in plan.forks:
+            to, of = offset[fork.config_id], offset[fork.source]
+            index = at[to + fork.step - begin[fork.config_id]]
+            if before[index] >= 0:
+                after[before[index]] = -1
+            before[index] = at[of + fork.step - 1 - begin[fork.source]]
         return before, after
 
 
@@ -223,60 +265,6 @@ def columns(plan: Plan) -> Columns:
         step=np.array([visit.step for visit in visits], np.int64),
         first=tuple(first.tolist()),
     )
-
-
-def assign_shards(num_shards: int, num_ranks: int) -> tuple[int, ...]:
-    """Return the rank that owns each shard: contiguous blocks, sizes that differ by at most one.
-
-    Raises:
-        LaunchError: there are more ranks than shards.
-    """
-    if num_ranks > num_shards:
-        shards = "1 shard" if num_shards == 1 else f"{num_shards} shards"
-        ranks = "1 rank" if num_shards == 1 else f"{num_shards} ranks"
-        raise LaunchError(
-            f"{num_ranks} ranks but the store has {shards}; start at most {ranks}, "
-            f"or prepare the store again with --shards {num_ranks}"
-        )
-    size, larger = divmod(num_shards, num_ranks)
-    sizes = [size + (rank < larger) for rank in range(num_ranks)]
-    return tuple(rank for rank, count in enumerate(sizes) for _ in range(count))
-
-
-def balance_shards(
-    num_shards: int,
-    num_ranks: int,
-    rank_factors: Sequence[float] | None = None,
-    shard_rows: Sequence[int] | None = None,
-) -> tuple[int, ...]:
-    """Return the rank that owns each shard, so that faster ranks own more.
-
-    Each rank keeps the first shard of its block in `assign_shards`; the others go one by one, the
-    largest first, to the rank that will have trained its own soonest.
-
-    Args:
-        num_shards: shards.
-        num_ranks: ranks.
-        rank_factors: seconds on each rank for the same work, in any unit; equal by default.
-        shard_rows: rows of each shard; equal by default.
-
-    Raises:
-        LaunchError: there are more ranks than shards.
-    """
-    blocks = assign_shards(num_shards, num_ranks)
-    factors = [1.0] * num_ranks if rank_factors is None else list(rank_factors)
-    if len(set(factors)) == 1 or num_shards == num_ranks:
-        return blocks
-    rows = [1] * num_shards if shard_rows is None else list(shard_rows)
-    owners = list(blocks)
-    first = [blocks.index(rank) for rank in range(num_ranks)]
-    load = [rows[shard] * factors[rank] for rank, shard in enumerate(first)]
-    others = sorted((s for s in range(num_shards) if s not in first), key=lambda s: (-rows[s], s))
-    for shard in others:
-        ends = [has + rows[shard] * factor for has, factor in zip(load, factors, strict=True)]
-        owners[shard] = rank = ends.index(min(ends))
-        load[rank] = ends[rank]
-    return tuple(owners)
 
 
 def untimed(plan: Plan) -> Plan:
@@ -297,14 +285,12 @@ def routes(plan: Plan) -> tuple[tuple[Visit, ...], ...]:
         PlanError: a config lacks a step or makes one twice.
     """
     table = columns(plan)
-    table.links(plan.num_configs, plan.num_steps)  # raises unless every step is there, once
+    table.links(plan)  # raises unless every step is there, once
+    found: list[list[Visit]] = [[] for _ in range(plan.num_configs)]
     visits = tuple(plan.visits())
-    order = np.lexsort((table.step, table.config)).tolist()
-    steps = plan.num_steps
-    return tuple(
-        tuple(visits[index] for index in order[begin : begin + steps])
-        for begin in range(0, len(order), steps)
-    )
+    for index in np.lexsort((table.step, table.config)).tolist():
+        found[visits[index].config_id].append(visits[index])
+    return tuple(map(tuple, found))
 
 
 def hops(plan: Plan) -> tuple[Hop, ...]:
@@ -314,7 +300,10 @@ def hops(plan: Plan) -> tuple[Hop, ...]:
         PlanError: a config lacks a step or makes one twice.
     """
     links = _Links.of(plan)
-    return tuple(links.hop(index) for index in np.flatnonzero(links.moves).tolist())
+    comes = (links.before >= 0) & (links.table.rank[links.before] != links.table.rank)
+    into = np.flatnonzero(comes)
+    order = np.argsort(links.before[into], kind="stable")
+    return tuple(links.hop_to(index) for index in into[order].tolist())
 
 
 def stops(plan: Plan, rank: int) -> tuple[Stop, ...]:
@@ -325,15 +314,19 @@ def stops(plan: Plan, rank: int) -> tuple[Stop, ...]:
     """
     links = _Links.of(plan)
     first = links.table.first[rank]
+    dropped = {(fork.config_id, fork.step - 1) for fork in plan.forks}
     result = []
     for index, visit in enumerate(plan.visits_by_rank[rank], first):
         before, after = int(links.before[index]), int(links.after[index])
+        comes = before >= 0 and links.table.rank[before] != rank
+        gives_way = (visit.config_id, visit.step) in dropped
         result.append(
             Stop(
                 visit=visit,
-                receive=links.hop(before) if before >= 0 and links.moves[before] else None,
-                send=links.hop(index) if links.moves[index] else None,
-                is_last=after < 0,
+                receive=links.hop_to(index) if comes else None,
+                send=links.hop_to(after) if links.moves[index] else None,
+                is_last=after < 0 and not gives_way,
+                is_dropped=gives_way,
             )
         )
     return tuple(result)
@@ -351,16 +344,17 @@ class _Links:
     @classmethod
     def of(cls, plan: Plan) -> _Links:
         table = columns(plan)
-        before, after = table.links(plan.num_configs, plan.num_steps)
+        before, after = table.links(plan)
         return cls(table, before, after, (after >= 0) & (table.rank[after] != table.rank))
 
-    def hop(self, index: int) -> Hop:
-        after, table = int(self.after[index]), self.table
+    def hop_to(self, index: int) -> Hop:
+        """Return the hop that leads to a visit."""
+        table = self.table
         return Hop(
             config_id=int(table.config[index]),
-            step=int(table.step[after]),
-            source=int(table.rank[index]),
-            dest=int(table.rank[after]),
+            step=int(table.step[index]),
+            source=int(table.rank[self.before[index]]),
+            dest=int(table.rank[index]),
         )
 
 
@@ -369,12 +363,15 @@ def digest(plan: Plan) -> str:
 
     The policy's name and the predicted times are left out, since no rank acts on them.
     """
-    head = (
+    head: tuple[str, ...] = (
         f"mophpc-plan {PLAN_FORMAT}",
         f"configs {plan.num_configs} ranks {plan.num_ranks}",
         f"shards {plan.num_shards} epochs {plan.num_epochs} arenas {plan.max_arenas}",
         "owners " + " ".join(map(str, plan.owners)),
     )
+    if plan.spans is not None:
+        head += ("spans " + " ".join(f"{begin}-{end}" for begin, end in plan.spans),)
+        head += ("forks " + " ".join(f"c{f.config_id}n{f.step}c{f.source}" for f in plan.forks),)
     sha = hashlib.sha256("\n".join(head).encode())
     for visits in plan.visits_by_rank:
         sha.update(("\nrank " + " ".join(map(str, visits))).encode())
@@ -383,7 +380,15 @@ def digest(plan: Plan) -> str:
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as values that JSON can hold, with its digest."""
-    return {
+    ragged = (
+        {}
+        if plan.spans is None
+        else {
+            "spans": [list(span) for span in plan.spans],
+            "forks": [[fork.config_id, fork.step, fork.source] for fork in plan.forks],
+        }
+    )
+    return ragged | {
         "format": PLAN_FORMAT,
         "policy": plan.policy,
         "digest": digest(plan),
@@ -429,6 +434,10 @@ def from_json(record: Any) -> Plan:
         ),
         policy=_field(record, "policy", str),
         max_arenas=_field(record, "max_arenas", int),
+        spans=tuple((begin, end) for begin, end in _rows(record, "spans", 2))
+        if "spans" in record
+        else None,
+        forks=tuple(Fork(*row) for row in _rows(record, "forks", 3)) if "forks" in record else (),
     )
     if _field(record, "digest", str) != digest(plan):
         raise PlanError("digest is not that of the visits: the plan was changed after it was made")
@@ -444,6 +453,13 @@ def _field(record: dict[str, Any], name: str, kind: type) -> Any:
 def _lists(record: dict[str, Any], name: str, kind: type) -> list[list[Any]]:
     rows = _items(_field(record, name, list), name, list)
     return [_items(row, f"{name}[{index}]", kind) for index, row in enumerate(rows)]
+
+
+def _rows(record: dict[str, Any], name: str, length: int) -> list[list[int]]:
+    rows = _lists(record, name, int)
+    if any(len(row) != length for row in rows):
+        raise PlanError(f"{name} has a row that is not of {length} numbers")
+    return rows
 
 
 def _items(values: list[Any], name: str, kind: type) -> list[Any]:

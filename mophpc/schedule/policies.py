@@ -10,7 +10,8 @@ import numpy as np
 from mophpc.errors import ExperimentError, PlanError
 from mophpc.schedule.balanced import plan_epochs, rotation
 from mophpc.schedule.costs import Costs
-from mophpc.schedule.plan import Plan, Visit, assign_shards
+from mophpc.schedule.owners import assign_shards
+from mophpc.schedule.plan import Plan, Visit
 from mophpc.schedule.simulate import predict
 from mophpc.schedule.stays import Progress, StayCosts, time_order, visits_of
 from mophpc.schedule.walk import SPARE_ARENAS, arenas_in_use, least_arenas

@@ -30,10 +30,13 @@ from mophpc.schedule.costs import CostModel, Costs
 from mophpc.schedule.orders import Orders, Promises
 from mophpc.schedule.plan import Plan, Visit
 from mophpc.schedule.stays import Progress, StayCosts, time_order, visits_of
+from mophpc.schedule.underway import Observed, Underway
 from mophpc.schedule.walk import LOOKAHEAD, least_arenas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from mophpc.schedule.stays import Order
 
@@ -56,26 +59,8 @@ SEARCH_SHARE, MOST_SEARCH_S = 0.005, 0.1
 SOLVING_SHARE = 0.02
 """... and renewals are so far apart that planning really takes no more than this share."""
 
-OVERDUE = 0.25
-"""A visit that takes longer than thought is expected to take this share of itself longer still."""
-
 BETTER = 0.999
 """The old rest is kept unless a new one is shorter by this factor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """A visit that was made; seconds since the run's start."""
-
-    config_id: int
-    shard: int
-    rank: int
-    step: int
-    start_s: float
-    end_s: float
-    """When training ended; the evaluation comes after it."""
-    eval_s: float = 0.0
-    diverged: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +126,22 @@ class Snapshot:
         return plan
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Handed:
+    """Where a run stands, for a pool that goes on with it."""
+
+    model: CostModel
+    costs: Costs
+    promises: Promises
+    underway: Underway
+    todo: NDArray[np.bool_]
+    """Shape (configs, ranks): stays of each config's current epoch that are not promised."""
+    made: list[int]
+    """By config: the first step that is not made."""
+    max_arenas: int
+    lookahead: int
+
+
 class Renewal:
     """The plan of a run, and what is known of how it goes.
 
@@ -170,26 +171,27 @@ class Renewal:
         self._max_arenas = plan.max_arenas
         few = few_held(plan.num_configs, plan.num_ranks)
         self._most_held = max(few, plan.max_arenas - LOOKAHEAD)
-        self._made = [0] * plan.num_ranks  # visits of each rank
-        self._rank_free_s = np.zeros(plan.num_ranks)
-        self._config_end_s = np.zeros(plan.num_configs)
+        self._underway = Underway(plan.num_configs, plan.num_ranks)
+        self._config_steps = [0] * plan.num_configs
         self._rank_next_s = [
             0.0
         ] * plan.num_ranks  # when each is expected to have made all it was told
-        self._config_at = [-1] * plan.num_configs
-        self._pending: list[tuple[Visit, int]] = []  # promised, with the place in the rank's list
         self.count = 0
         """How often the plan was renewed."""
         self.makespan_s = max((v.predicted_end_s for v in plan.visits()), default=0.0)
         """When all visits will have been made, as far as is known."""
+
+    @property
+    def whole(self) -> Plan:
+        """The first plan: sizes and owners."""
+        return self._plan
 
     def begin(self, now_s: float = 0.0) -> list[Orders]:
         """Promise the first part; return what to tell each rank."""
         self._order, starts = _stays(self._plan)
         self._starts_s = [start + now_s for start in starts]
         self.makespan_s += now_s
-        self._rank_free_s += now_s
-        self._config_end_s += now_s
+        self._underway.begin(now_s)
         self._last_s = now_s
         return self._promise(now_s)
 
@@ -216,11 +218,22 @@ class Renewal:
             self._model.observe(seen.config_id, seen.shard, seen.end_s - seen.start_s)
             if seen.eval_s > 0.0:
                 self._model.observe_eval(seen.config_id, seen.eval_s)
-        end_s = seen.end_s + seen.eval_s
-        self._made[seen.rank] += 1
-        self._rank_free_s[seen.rank] = end_s
-        self._config_end_s[seen.config_id] = end_s
-        self._config_at[seen.config_id] = seen.rank
+        self._underway.observe(seen)
+        self._config_steps[seen.config_id] = seen.step + 1
+
+    @property
+    def handed(self) -> Handed:
+        """What a pool needs to go on from here."""
+        return Handed(
+            model=self._model,
+            costs=self._model.costs(left_too=True),
+            promises=self._promises,
+            underway=self._underway,
+            todo=self._frontier.todo,
+            made=list(self._config_steps),
+            max_arenas=self._max_arenas,
+            lookahead=self._lookahead,
+        )
 
     def took(self, solving_s: float) -> None:
         """Take how long a renewal took, so that it is not done too often."""
@@ -233,9 +246,9 @@ class Renewal:
             return False
         spare = 0 if since_s < self._pace_s else SPARE_STAYS
         return now_s >= self.patience_end_s or any(
-            rank_left and len(told) - made <= (spare + 1) * len(own)
-            for rank_left, told, made, own in zip(
-                self._ranks_left, self._promises.visits, self._made, self._shards, strict=True
+            rank_left and self._underway.left(rank) <= (spare + 1) * len(own)
+            for rank, (rank_left, own) in enumerate(
+                zip(self._ranks_left, self._shards, strict=True)
             )
         )
 
@@ -321,10 +334,7 @@ class Renewal:
         visits = self._expand(now, starts)
         for config_id, rank in now:
             self._frontier.make(config_id, rank)
-        places = [len(own) for own in self._promises.visits]
-        for visit in visits:
-            self._pending.append((visit, places[visit.rank]))
-            places[visit.rank] += 1
+        self._underway.promise(visits)
         later = [not chosen for chosen in told]
         self._order = [s for s, chosen in zip(self._order, later, strict=True) if chosen]
         self._starts_s = [s for s, chosen in zip(self._starts_s, later, strict=True) if chosen]
@@ -339,9 +349,7 @@ class Renewal:
         Not where the rank would have to wait for it: until then something else may become better.
         What comes before such a stay, for its config and its rank, is told with it.
         """
-        unmade = [
-            len(own) - made for own, made in zip(self._promises.visits, self._made, strict=True)
-        ]
+        unmade = [self._underway.left(rank) for rank in range(self._plan.num_ranks)]
         first: dict[int, int] = {}  # of each rank, the place of its first stay in the rest
         for place, (_, rank) in enumerate(self._order):
             first.setdefault(rank, place)
@@ -371,26 +379,7 @@ class Renewal:
 
     def _expected(self, costs: Costs, now_s: float) -> Progress:
         """Return where everything will stand when all that is promised has been made."""
-        free, end = self._rank_free_s.tolist(), self._config_end_s.tolist()
-        at = list(self._config_at)
-        visit_s, hop_s, eval_s = costs.visit_s.tolist(), costs.hop_s.tolist(), costs.eval_s.tolist()
-        num_shards = self._plan.num_shards
-        self._pending = [
-            (visit, place) for visit, place in self._pending if place >= self._made[visit.rank]
-        ]
-        for visit, _ in self._pending:
-            config_id, rank = visit.config_id, visit.rank
-            ready = end[config_id]
-            if at[config_id] not in (-1, rank):
-                ready += hop_s[config_id]
-            start = max(free[rank], ready)
-            done = start + visit_s[config_id][visit.shard]
-            if done < now_s:
-                done = now_s + OVERDUE * (now_s - start)
-            if (visit.step + 1) % num_shards == 0:
-                done += eval_s[config_id]
-            free[rank] = end[config_id] = done
-            at[config_id] = rank
+        free, end = self._underway.expected(costs, self._plan.num_shards, now_s)
         self._rank_next_s = [max(end_s, now_s) for end_s in free]
         progress = self._frontier.copy()
         begins = progress.todo.all(axis=1)  # of an epoch: no hop leads to its first stay

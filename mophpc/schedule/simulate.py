@@ -103,7 +103,12 @@ def _times(
 
     Times are the longest path to each visit, so it does not matter which rank goes on first.
     """
-    before, after = (link.tolist() for link in table.links(plan.num_configs, plan.num_steps))
+    before, after = (link.tolist() for link in table.links(plan))
+    copies: dict[int, list[int]] = {}  # visits that begin with a copy of a visit's state
+    if plan.forks:
+        for index, previous in enumerate(before):
+            if previous >= 0 and after[previous] != index:
+                copies.setdefault(previous, []).append(index)
     rank_of, config, step = table.rank.tolist(), table.config.tolist(), table.step.tolist()
     total = len(before)
     start, end, moved = [0.0] * total, [0.0] * total, [-1.0] * total
@@ -129,6 +134,9 @@ def _times(
                 moved[index] = done + costs.hop[config[index]]
                 if position[dest] == following:
                     waiting.append(dest)
+            waiting.extend(
+                rank_of[copy] for copy in copies.get(index, ()) if position[rank_of[copy]] == copy
+            )
     if tuple(position) != table.first[1:]:
         raise PlanError("the plan cannot be simulated: ranks wait for each other for ever")
     return start, end, free
@@ -173,8 +181,8 @@ def hops_per_config(plan: Plan) -> tuple[int, ...]:
         PlanError: a config lacks a step or makes one twice.
     """
     table = columns(plan)
-    _, after = table.links(plan.num_configs, plan.num_steps)
-    moves = (after >= 0) & (table.rank[after] != table.rank)
+    before, _ = table.links(plan)
+    moves = (before >= 0) & (table.rank[before] != table.rank)
     return tuple(np.bincount(table.config[moves], minlength=plan.num_configs).tolist())
 
 

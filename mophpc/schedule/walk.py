@@ -21,7 +21,9 @@ To take an arena for a receive is to post that receive; for a new state it is a 
 arena is held while the receive is open, while the visit runs, while the state is kept for a later
 visit, and until its send has completed; the last visit of a config gives it back when it ends.
 After a visit whose next step is elsewhere, the send is posted at once and completes when the dest
-has posted the receive (rendezvous: nothing is assumed about the library's buffers).
+has posted the receive (rendezvous: nothing is assumed about the library's buffers). Where a
+state is copied for another config, the copy takes an arena more at once, beyond `max_arenas` if
+need be, as part of the end of the visit; then it leaves or is kept like any other.
 
 Why one walk decides
 --------------------
@@ -37,7 +39,8 @@ larger `max_arenas` or `lookahead` allows more, so a plan that ends with n arena
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,9 +48,12 @@ import numpy as np
 from mophpc.schedule.plan import Columns, Plan, columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 LOOKAHEAD = 3
+
+_WAITS = -2
+"""After a visit: the state waits, since what follows is not known."""
 
 # A source that trains one config while its last one leaves and its next one comes.
 SPARE_ARENAS = 2
@@ -100,6 +106,10 @@ class ArenaQueue:
         assert self._started < self._taken
         self._started += 1
 
+    def hold(self) -> None:
+        """Hold one arena more, for the copy of a state."""
+        self._held += 1
+
     def release(self) -> None:
         """Give an arena back: a send completed, or a config's last visit ended."""
         assert self._held > 0
@@ -124,6 +134,12 @@ class _Links:
     rank: list[int]
     first: tuple[int, ...]
     needs: tuple[tuple[int, ...], ...]
+    copies: dict[int, list[int]]
+    """After a visit: those that begin with a copy of its state."""
+    origin: dict[int, int] = field(default_factory=dict)
+    """Of a visit whose state waits somewhere when the walk begins: the rank."""
+    held: tuple[int, ...] = ()
+    """Arenas of each rank that hold such states."""
 
 
 def stuck(
@@ -156,6 +172,58 @@ def least_arenas(plan: Plan, lookahead: int = LOOKAHEAD) -> int | None:
     low = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
     # A rank never holds two arenas of one config, so more than one per config change nothing.
     high = max(low, plan.num_configs + 1)
+    return _least(links, low, high, lookahead)
+
+
+def arenas_from_here(
+    visits: Sequence[Sequence[tuple[int, int]]],
+    waits_at: Mapping[int, int],
+    low: int,
+    lookahead: int = LOOKAHEAD,
+) -> int | None:
+    """Return how many arenas a rank needs to make some visits, with states waiting on ranks.
+
+    A state waits where its config made its last visit, and afterwards again, since what follows is
+    not known yet. None if no number is enough.
+
+    Args:
+        visits: of each rank, in order, as (config, step).
+        waits_at: rank by config, of every config that has a state now, whether or not it is among
+            the visits.
+        low: what the ranks may hold now; no less is returned.
+        lookahead: visits that may have an arena before they start.
+    """
+    ranks = [rank for rank, own in enumerate(visits) for _ in own]
+    flat = [visit for own in visits for visit in own]
+    index_of = {visit: index for index, visit in enumerate(flat)}
+    before = [index_of.get((config, step - 1), -1) for config, step in flat]
+    after = [index_of.get((config, step + 1), _WAITS) for config, step in flat]
+    origin = {
+        index: waits_at[config]
+        for index, (config, _) in enumerate(flat)
+        if before[index] < 0 and config in waits_at
+    }
+    held = [0] * len(visits)
+    for rank in waits_at.values():
+        held[rank] += 1
+    first = [0]
+    for own in visits:
+        first.append(first[-1] + len(own))
+    came_from = [
+        origin.get(index, -1) if previous < 0 else ranks[previous]
+        for index, previous in enumerate(before)
+    ]
+    needs = tuple(
+        tuple(i - begin for i in range(begin, end) if came_from[i] != ranks[i])
+        for begin, end in pairwise(first)
+    )
+    links = _Links(before, after, ranks, tuple(first), needs, {}, origin, tuple(held))
+    configs = len({config for config, _ in flat} | set(waits_at))
+    return _least(links, low, max(low, configs + 1), lookahead)
+
+
+def _least(links: _Links, low: int, high: int, lookahead: int) -> int | None:
+    """Return the least number of arenas with which the walk ends, of those from low to high."""
     gap = 0
     while _walk(links, min(low + gap, high), lookahead):
         if low + gap >= high:
@@ -179,7 +247,7 @@ def arenas_in_use(plan: Plan, lookahead: int = LOOKAHEAD) -> int:
         PlanError: a config lacks a step or makes one twice.
     """
     table = columns(plan)
-    before, after = table.links(plan.num_configs, plan.num_steps)
+    before, after = table.links(plan)
     visits = tuple(plan.visits())
     start = np.array([visit.predicted_start_s for visit in visits])
     end = np.array([visit.predicted_end_s for visit in visits])
@@ -198,9 +266,13 @@ def arenas_in_use(plan: Plan, lookahead: int = LOOKAHEAD) -> int:
 
 
 def _link(plan: Plan, table: Columns) -> _Links:
-    before, after = table.links(plan.num_configs, plan.num_steps)
+    before, after = table.links(plan)
     # rank[before] is harmless for -1: step 0 needs an arena anyway.
     needs = (before < 0) | (table.rank[before] != table.rank)
+    copies: dict[int, list[int]] = {}
+    if plan.forks:
+        for index in np.flatnonzero((before >= 0) & (after[before] != np.arange(len(before)))):
+            copies.setdefault(int(before[index]), []).append(int(index))
     return _Links(
         before=before.tolist(),
         after=after.tolist(),
@@ -210,6 +282,7 @@ def _link(plan: Plan, table: Columns) -> _Links:
             tuple(np.flatnonzero(needs[begin:end]).tolist())
             for begin, end in zip(table.first[:-1], table.first[1:], strict=True)
         ),
+        copies=copies,
     )
 
 
@@ -226,6 +299,11 @@ class _Walk:
         self.sent = bytearray(total)  # the send that leads to the visit is posted
         self.arrived = bytearray(total)  # the state is there
         self.done = list(links.first[:-1])  # per rank, its first visit that has not ended
+        for queue, held in zip(self.queues, links.held, strict=False):
+            for _ in range(held):
+                queue.hold()
+        for index, rank in links.origin.items():
+            self.arrived[index] = rank == links.rank[index]
         self.waiting = deque(range(len(links.needs)))
         self.ready = bytearray([1] * len(links.needs))  # whether the rank is in `waiting`
 
@@ -260,6 +338,9 @@ class _Walk:
         source = self.links.before[index]
         if source < 0:
             self.arrived[index] = 1
+            if (origin := self.links.origin.get(index)) is not None:
+                self.queues[origin].release()
+                self.wake(origin)
         elif self.sent[index]:
             self.arrived[index] = 1
             self.queues[self.links.rank[source]].release()
@@ -275,14 +356,25 @@ class _Walk:
     def _leave(self, index: int) -> None:
         """End a visit: keep the state, send it, or let it go."""
         rank, following = self.links.rank[index], self.links.after[index]
+        for copy in self.links.copies.get(index, ()):
+            self.queues[rank].hold()
+            if self.links.rank[copy] == rank:
+                self.arrived[copy] = 1
+            else:
+                self._send(rank, copy)
+        if following == _WAITS:
+            return
         if following < 0:
             self.queues[rank].release()
-        elif (dest := self.links.rank[following]) != rank:
-            self.sent[following] = 1
-            if self.posted[following]:
-                self.arrived[following] = 1
-                self.queues[rank].release()
-                self.wake(dest)
+        elif self.links.rank[following] != rank:
+            self._send(rank, following)
+
+    def _send(self, rank: int, following: int) -> None:
+        self.sent[following] = 1
+        if self.posted[following]:
+            self.arrived[following] = 1
+            self.queues[rank].release()
+            self.wake(self.links.rank[following])
 
 
 def _walk(links: _Links, max_arenas: int, lookahead: int) -> tuple[Stuck, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count as count_from
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from mophpc.dimensions import Dimension, Value, in_order
 from mophpc.errors import ExperimentError
 
 Row = dict[str, Value]
+Key = tuple[tuple[str, str], ...]
 Constraint = Callable[[Row], bool]
 
 MOST_TRIES = 1000
@@ -49,7 +52,11 @@ def every_combination(
 
 
 def draw(
-    space: Mapping[str, Dimension], count: int, seed: int, constraint: Constraint | None = None
+    space: Mapping[str, Dimension],
+    count: int,
+    seed: int,
+    constraint: Constraint | None = None,
+    said: str | None = None,
 ) -> list[Row]:
     """Return different sets of hyperparameters, drawn at random.
 
@@ -58,28 +65,48 @@ def draw(
         count: how many.
         seed: of the experiment; the first sets are the same whatever the count.
         constraint: says which sets are allowed.
+        said: why so many are drawn, for the message.
 
     Raises:
         ExperimentError: there are not so many, or the constraint refuses nearly all.
     """
+    rows = list(islice(draw_endlessly(space, seed, constraint), count))
+    if len(rows) < count:
+        why = "that differ" if constraint is None else "that differ and that it allows"
+        said = said or f"search.configs is {count}"
+        raise ExperimentError(
+            f"{said}, but after {len(rows)} configs no other was found in "
+            f"{MOST_TRIES} draws {why}; ask for fewer, or for a larger space"
+        )
+    return rows
+
+
+def draw_endlessly(
+    space: Mapping[str, Dimension], seed: int, constraint: Constraint | None = None
+) -> Iterator[Row]:
+    """Yield different sets of hyperparameters, until no other is found in `MOST_TRIES` draws.
+
+    Args:
+        space: to draw from.
+        seed: of the experiment.
+        constraint: says which sets are allowed.
+    """
     names = in_order(space)
-    rows: list[Row] = []
-    seen: dict[tuple[tuple[str, str], ...], None] = {}
-    for index in range(count):
+    seen: dict[Key, None] = {}
+    for index in count_from(0):
         for attempt in range(MOST_TRIES):
             row = _draw_one(space, names, seed, index, attempt)
-            key = tuple((name, repr(value)) for name, value in row.items())
-            if key not in seen and (constraint is None or constraint(dict(row))):
+            if key_of(row) not in seen and (constraint is None or constraint(dict(row))):
                 break
         else:
-            why = "that differ" if constraint is None else "that differ and that it allows"
-            raise ExperimentError(
-                f"search.configs is {count}, but after {index} configs no other was found in "
-                f"{MOST_TRIES} draws {why}; ask for fewer, or for a larger space"
-            )
-        seen[key] = None
-        rows.append(row)
-    return rows
+            return
+        seen[key_of(row)] = None
+        yield row
+
+
+def key_of(row: Mapping[str, Value]) -> Key:
+    """Return what is equal for equal sets of hyperparameters only; True is not 1."""
+    return tuple((name, repr(value)) for name, value in row.items())
 
 
 def _draw_one(

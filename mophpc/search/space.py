@@ -12,6 +12,8 @@ from mophpc.dimensions import Value
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.search.draw import Constraint, draw, every_combination
+from mophpc.search.halving import hyperband_sizes, make_rungs
+from mophpc.search_settings import FIXED, is_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,30 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
     """Return the hyperparameters of each config: a grid, random draws, or the list as it is.
 
     Raises:
+        ExperimentError: the constraint is wrong or leaves nothing, there are too few to draw, or
+            they are not known before the first visit.
+    """
+    method, sampler = experiment.method, experiment.sampler
+    if sampler not in FIXED or is_reference(method):
+        raise ExperimentError(
+            f'search.method is "{method}", whose configs come one after another while it runs, so '
+            f'that none are known before; plan with search.method = "random" or "grid"'
+        )
+    return rows_of(experiment)
+
+
+def rows_of(experiment: Experiment) -> list[dict[str, Value]]:
+    """Return the hyperparameters that a grid, random draws or the list give, whatever the method.
+
+    Raises:
         ExperimentError: the constraint is wrong or leaves nothing, or there are too few to draw.
     """
-    if experiment.method == "list":
+    if experiment.sampler == "list":
         return [dict(row) for row in experiment.configs]
-    constraint = _careful(experiment.load_constraint())
-    if experiment.method == "random":
-        count = experiment.search.configs or 0
-        return draw(experiment.space, count, experiment.seed, constraint)
+    constraint = careful(experiment.load_constraint())
+    if experiment.sampler == "random":
+        count = num_configs(experiment) or 0
+        return draw(experiment.space, count, experiment.seed, constraint, count_said(experiment))
     rows = list(every_combination(experiment.space, constraint))
     if not rows:
         raise ExperimentError(
@@ -47,6 +65,23 @@ def make_rows(experiment: Experiment) -> list[dict[str, Value]]:
             f"space; there is nothing to try"
         )
     return rows
+
+
+def count_said(experiment: Experiment) -> str:
+    """Return why so many configs are drawn, for messages."""
+    count = num_configs(experiment)
+    if experiment.method == "hyperband":
+        return f'search.method is "hyperband", whose brackets hold {count} configs'
+    return f"search.configs is {count}"
+
+
+def num_configs(experiment: Experiment) -> int | None:
+    """Return how many configs are drawn; None where that follows from the space or the list."""
+    if experiment.method != "hyperband":
+        return experiment.search.configs
+    search = experiment.search
+    rungs = make_rungs(search.min_epochs, search.reduction, experiment.epochs)
+    return sum(hyperband_sizes(len(rungs), search.reduction))
 
 
 def make_configs(
@@ -67,7 +102,7 @@ def make_configs(
     )
 
 
-def _careful(constraint: Callable[..., Any] | None) -> Constraint | None:
+def careful(constraint: Callable[..., Any] | None) -> Constraint | None:
     """Return the user's constraint, with its mistakes as ours."""
     if constraint is None:
         return None

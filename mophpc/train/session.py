@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from mophpc.train.evaluation import evaluate
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
 from mophpc.train.stage import Held, InPlace, Staging
 from mophpc.train.task import Batch, Task
-from mophpc.train.weights import save_weights
+from mophpc.train.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,9 @@ class Session:
         self._seed = seed
         self._between = between
         # Of the epoch so far: sum of losses over rows, rows, seconds. It hops with the state.
-        self._loss_sum, self._rows, self._seconds = progress or [0.0, 0.0, 0.0]
+        self._loss_sum, self._rows, self._seconds, *notes = progress or [0.0, 0.0, 0.0]
+        self.notes = notes
+        """Numbers of the rank program, which hop too."""
 
     def train(self, epoch: int, shard: int, rows: Rows, look_every: int | None = None) -> Outcome:
         """Train one visit: every row of the shard once.
@@ -199,13 +200,13 @@ class Session:
     def release(self) -> tuple[bytes, Held]:
         """Bring the whole state together; return the rest of it, and what still has its arena."""
         clear_gradients(self.task)
-        progress = (self._loss_sum, self._rows, self._seconds)
+        progress = (self._loss_sum, self._rows, self._seconds, *self.notes)
         rest = settle(self.task, self._layout, self._home, progress, self._device)
         return rest, self._staging.release(self._arena)
 
-    def save(self, path: Path) -> int:
-        """Write the model's weights as safetensors; return the bytes written."""
-        return save_weights(self.task, path)
+    def snapshot(self) -> Weights:
+        """Return a copy of the model's weights, on the host, once they are computed."""
+        return Weights(self.task)
 
 
 def step_epoch(task: Task, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""A config's final weights as safetensors."""
+"""A config's weights as safetensors."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ from safetensors.torch import save_file
 from mophpc.train.task import Task
 
 
-def save_weights(task: Task, path: Path) -> int:
-    """Write `task.model`'s state dict, whole or not at all; return its bytes.
+class Weights:
+    """A copy of `task.model`'s state dict, on the host."""
 
-    The file loads with `model.load_state_dict(safetensors.torch.load_file(path))`.
-    """
-    # safetensors refuses tensors that share storage, and all of ours share the arena.
-    tensors = {
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in task.model.state_dict().items()
-        if hasattr(value, "detach")
-    }
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    def __init__(self, task: Task) -> None:
+        # safetensors refuses tensors that share storage, and all of ours share the arena.
+        self._tensors = {
+            name: value.detach().to("cpu", copy=True).contiguous()
+            for name, value in task.model.state_dict().items()
+            if hasattr(value, "detach")
+        }
+
+    def write(self, path: Path) -> int:
+        """Write the weights, whole or not at all; return the bytes written.
+
+        The file loads with `model.load_state_dict(safetensors.torch.load_file(path))`.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            save_file(tensors, scratch)
-        except SafetensorError as error:
-            raise OSError(f"the weights cannot be written to '{path}': {error}") from error
-        with scratch.open("rb+") as file:
-            os.fsync(file.fileno())
-        nbytes = scratch.stat().st_size
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return nbytes
+            try:
+                save_file(self._tensors, scratch)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            with scratch.open("rb+") as file:
+                os.fsync(file.fileno())
+            nbytes = scratch.stat().st_size
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return nbytes

@@ -18,13 +18,17 @@ import numpy as np
 
 from mophpc.errors import Place
 from mophpc.events import EventLog
+from mophpc.experiment import Objective
 from mophpc.files import read_lines
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.hop.progress import Progress
 from mophpc.hop.transport import Transport
+from mophpc.outputs import Checkpoints
 from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
+from mophpc.run.keeper import Keeper
 from mophpc.run.rank import Equipment, RankProgram
+from mophpc.run.writer import Writer
 from mophpc.schedule import Plan
 from mophpc.schedule.orders import Orders, Promises, whole
 from mophpc.search.space import Config
@@ -184,6 +188,7 @@ class HashSession:
     arena: Arena
     rest: bytes
     is_released: bool = False
+    notes: list[float] = field(default_factory=list)
 
     def train(self, epoch: int, shard: int, rows: Any) -> Outcome:
         trainer, settings = self.trainer, self.trainer.settings
@@ -205,10 +210,17 @@ class HashSession:
         self.is_released = True
         return self.rest, HashHeld(self.arena, len(self.trainer.visits))
 
-    def save(self, path: Path) -> int:
+    def snapshot(self) -> HashWeights:
         assert not self.is_released, "a device's memory may have another state by then"
-        path.write_bytes(self.arena.tobytes())
-        return len(self.arena)
+        return HashWeights(self.arena.tobytes())
+
+
+@dataclass(frozen=True, slots=True)
+class HashWeights:
+    raw: bytes
+
+    def write(self, path: Path) -> int:
+        return path.write_bytes(self.raw)
 
 
 @dataclass(slots=True)
@@ -272,6 +284,8 @@ def walk(
     records: list[dict[str, Any]] = []
     later = list(parts or [])
 
+    writer = Writer(events, logging.getLogger("mophpc.test"))
+
     def check() -> None:
         if later:
             carrier.tell(later.pop(0))
@@ -299,7 +313,7 @@ def walk(
         valid="valid",  # type: ignore[arg-type]
         num_shards=plan.num_shards,
         trainer=trainer,
-        folder=run,
+        keeper=Keeper(run, Checkpoints(), Objective(), writer),
         events=events,
         report=records.append,
         turn=nullcontext(),
@@ -310,6 +324,7 @@ def walk(
         RankProgram(carrier, equipment, Place(rank, transport.size, "here")).run()
     finally:
         progress.end()
+        writer.close()
     events.close()
     lent = len(carrier.pool._lent)
     return Walked(trainer.visits, records, read_lines(run.events(rank)), carrier.pool.most, lent)

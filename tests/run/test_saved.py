@@ -70,7 +70,8 @@ def test_an_export_can_be_moved_and_loaded(folder, tmp_path, capsys):
     described = json.loads((tmp_path / "moved/config.json").read_text())
     assert described["build"] == "tiny.py:build"
     assert described["hyperparameters"] == best.hyperparameters
-    assert described["state_sha256"] == best.state_sha256
+    assert described["metrics"]["accuracy"] == best.best
+    assert described["epochs"] == best.best_epoch + 1
     model = mophpc.load_model(tmp_path / "moved")
     expected = mophpc.load_run(folder).model()
     x = torch.randn(5, 4)
@@ -125,10 +126,10 @@ def test_weights_of_another_model_and_missing_ones_are_named(folder, tmp_path):
         copy / "checkpoints" / first / "model.safetensors",
     )
     with pytest.raises(RunFolderError, match="not those of the model that build makes now"):
-        saved.model(0)
+        saved.model(0, "last")
     (copy / "checkpoints" / second / "model.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"weights of c001.* are missing"):
-        saved.model(1)
+        saved.model(1, "last")
 
 
 def test_a_run_without_a_best_config_says_so(tmp_path):

@@ -18,7 +18,8 @@ from mophpc.schedule import renewal as renewal_module
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import untimed
-from mophpc.schedule.renewal import Observed, Renewal
+from mophpc.schedule.renewal import Renewal
+from mophpc.schedule.underway import Observed
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,8 +8,16 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mophpc.schedule import ArenaQueue, Plan, Visit, least_arenas, make_plan, stops, stuck
-from mophpc.schedule.plan import assign_shards
+from mophpc.schedule import (
+    ArenaQueue,
+    Plan,
+    Visit,
+    assign_shards,
+    least_arenas,
+    make_plan,
+    stops,
+    stuck,
+)
 from mophpc.schedule.walk import arenas_in_use
 
 

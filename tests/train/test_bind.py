@@ -14,7 +14,7 @@ from mophpc import Task
 from mophpc.errors import StateError
 from mophpc.train.arena import allocate
 from mophpc.train.bind import bind, bind_new, collect, layout_of, module_tensors, settle, unpack
-from mophpc.train.weights import save_weights
+from mophpc.train.weights import Weights
 
 
 def make_task(model: nn.Module | None = None, **settings: Any) -> Task:
@@ -188,7 +188,7 @@ def test_weights_are_written_whole_and_load(tmp_path):
 
     task = make_task()
     path = tmp_path / "model.safetensors"
-    assert save_weights(task, path) == path.stat().st_size
+    assert Weights(task).write(path) == path.stat().st_size
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     other = make_task()
     other.model.load_state_dict(load_file(path))
