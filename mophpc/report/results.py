@@ -22,7 +22,8 @@ class ConfigResult:
     config_id: int
     config: str
     status: str
-    """`done`, or `diverged`: a loss was not finite, and the config left the schedule."""
+    """`done`; `stopped` before it had made all epochs; `diverged`: a loss was not finite, and the
+    config left the schedule; `failed`: it could not be built."""
     hyperparameters: dict[str, Any]
     epochs: int
     """Whole epochs trained."""
@@ -34,6 +35,9 @@ class ConfigResult:
     state_sha256: str
     route: list[dict[str, int]]
     """The visits made, in order: epoch, shard, rank."""
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """Of a config that got a copy of another's state: before which `epoch` of which `source`, and
+    the `hyperparameters` from then on; the first entry has those that it began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Results:
         sign = -1.0 if self.mode == "max" else 1.0
 
         def key(row: ConfigResult) -> tuple[bool, float, int]:
-            last = row.status != "done" or row.best is None
+            last = row.status in ("diverged", "failed") or row.best is None
             return (last, sign * (row.best or 0.0), row.config_id)
 
         return sorted(self.configs, key=key)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
+from mophpc.run.ledger import Ledger
 from mophpc.run.ports import View
 from mophpc.run.status import Progress, Row, StatusFile
 from mophpc.schedule.plan import Plan, to_json
@@ -46,15 +48,16 @@ class Coordinator:
     def __init__(
         self,
         plan: Plan,
-        configs: tuple[Config, ...],
+        ledger: Ledger,
         objective: Objective,
         folder: RunFolder,
         view: View,
     ) -> None:
         self.plan = plan
-        self.configs = configs
+        self.ledger = ledger
+        self.planned_visits = plan.num_visits
         self.objective = objective
-        self.histories = [History() for _ in configs]
+        self._histories: list[History] = []
         self.predictions: list[dict[str, float]] = []
         self.ranks_done = 0
         self.ranks: dict[int, Record] = {}
@@ -62,12 +65,35 @@ class Coordinator:
         self._view = view
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
+        self._steps: dict[int, list[int]] = {}
+        self.waits: Callable[[int], bool] = lambda _: False
+        """Says whether a config waits until somebody decides."""
         self._left = 0  # visits that a diverged config will not make
         self._prediction: Prediction | None = None
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
         self.status = StatusFile(folder.status, self.progress, view.note)
         self.status.update()
+
+    @property
+    def configs(self) -> Sequence[Config]:
+        """By config_id; others may come."""
+        return self.ledger.configs
+
+    @property
+    def histories(self) -> list[History]:
+        """By config_id."""
+        while len(self._histories) < len(self.configs):
+            self._histories.append(History())
+        return self._histories
+
+    def metrics(self) -> dict[tuple[int, int], dict[str, float]]:
+        """Return what was recorded so far, by (config, epoch)."""
+        return {
+            (config_id, epoch): metrics
+            for config_id, history in enumerate(self.histories)
+            for epoch, metrics in history.epochs.items()
+        }
 
     def handle(self, record: Record) -> None:
         """Take one record of any rank."""
@@ -78,6 +104,8 @@ class Coordinator:
             self._take_epoch(record)
         elif kind == "final":
             self.histories[record["config"]].final = record
+            if "why" in record:
+                self._view.note(f"{record['why']}; the others go on")
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
@@ -107,7 +135,7 @@ class Coordinator:
         visits = len(self._visits) + self._left
         return Progress(
             visits=visits,
-            planned_visits=self.plan.num_visits,
+            planned_visits=max(visits, self.planned_visits),
             left_s=self._left_s(visits),
             objective={
                 "metric": self.objective.metric,
@@ -120,6 +148,8 @@ class Coordinator:
     def _row(self, config: Config) -> Row:
         history = self.histories[config.config_id]
         standing: Standing = "training" if history.has_begun else "waiting"
+        if history.has_begun and self.waits(config.config_id):
+            standing = "paused"
         return Row(
             config_id=config.config_id,
             config=config.name,
@@ -144,9 +174,12 @@ class Coordinator:
 
     def _take_visit(self, record: Record) -> None:
         self._visits[record["config"], record["step"]] = record
+        self._steps.setdefault(record["config"], []).append(record["step"])
         self.histories[record["config"]].has_begun = True
         if record["diverged"]:
-            self._left += self.plan.num_steps - record["step"] - 1
+            config_id, spans = record["config"], self.plan.all_spans
+            end = spans[config_id][1] if config_id < len(spans) else 0
+            self._left += max(0, end - record["step"] - 1)
             name = self.configs[record["config"]].name
             where = f"epoch {record['epoch']}, shard {record['shard']}"
             self._view.note(f"{name} diverged (loss not finite) in {where}; the others go on")
@@ -182,7 +215,7 @@ class Coordinator:
         """
         found: int | None = None
         for config_id, history in enumerate(self.histories):
-            left = history.final is not None and history.final["status"] == "diverged"
+            left = history.final is not None and history.final["status"] in ("diverged", "failed")
             if history.best is None or left:
                 continue
             if found is None or self._better(history.best, self.histories[found].best):
@@ -213,17 +246,16 @@ class Coordinator:
             ]
         record["renewals"] = self.predictions
         record["configs"] = [config.name for config in self.configs]
+        if self.plan.spans is not None:
+            record["values"] = self.ledger.first_values
+            record["changes"] = self.ledger.changes
         self._folder.write_plan(record)
 
     def route(self, config_id: int) -> list[dict[str, int]]:
         """Return the visits that a config made, in order."""
-        steps = range(self.plan.num_steps)
-        made = [self._visits.get((config_id, step)) for step in steps]
-        return [
-            {"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]}
-            for r in made
-            if r is not None
-        ]
+        made = sorted(self._steps.get(config_id, []))
+        records = [self._visits[config_id, step] for step in made]
+        return [{"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]} for r in records]
 
     def close(self) -> None:
         """Put the journal on disk."""

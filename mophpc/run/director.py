@@ -196,6 +196,22 @@ class Director:
             final = {"status": "stopped", "steps": 0, "state_sha256": ""}
             self._report({"kind": "final", "config": config_id, **final})
 
+    def stop_waiting(self, config_id: int) -> None:
+        """Stop a config that waits or has not begun, since people want it; tell the method."""
+        self.stop_now(config_id, by="people")
+        if config_id in self._numbers:
+            epochs = self.epochs_of(config_id)
+            score = self._score(config_id, epochs)
+            self._inbox.append(self._result(config_id, epochs, score, is_over=True))
+
+    def copy_now(self, clones: Sequence[tuple[int, Mapping[str, Value], int]], source: int) -> None:
+        """Make copies of a config that waits: (config, hyperparameters, epochs) of each."""
+        self._copy(clones, source)
+
+    def know(self, metrics: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
+        """Take over the metrics by (config, epoch) that were recorded before."""
+        self._metrics |= metrics
+
     def epochs_of(self, config_id: int) -> int:
         """Return the epochs that a config has made."""
         return self.pool.members[config_id].made // self._num_shards

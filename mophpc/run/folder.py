@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def decisions(self) -> Path:
+        """One line per decision on a config, where a method or people decide."""
+        return self.path / "decisions.jsonl"
+
+    @property
     def results(self) -> Path:
         """One row per config."""
         return self.path / "results.json"

@@ -6,7 +6,7 @@ is collected as news, which travel with the next orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mophpc.dimensions import Value
@@ -18,6 +18,17 @@ from mophpc.search.space import Config, name_config
 News = dict[str, Any]
 
 
+def learn_configs(configs: list[Config], news: Sequence[News]) -> None:
+    """Take over new configs, and new hyperparameters of others, on a rank that was told of them."""
+    for item in news:
+        if "values" in item:
+            config = Config(item["config_id"], item["values"], item["name"])
+            if config.config_id == len(configs):
+                configs.append(config)
+            else:
+                configs[config.config_id] = config
+
+
 class Ledger:
     """Configs, by config_id, with what was decided on them.
 
@@ -27,9 +38,7 @@ class Ledger:
         now: seconds since the run's start.
     """
 
-    def __init__(
-        self, configs: list[Config], folder: RunFolder, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, configs: list[Config], folder: RunFolder, now: Callable[[], float]) -> None:
         self.configs = configs
         self.first_values = [dict(config.values) for config in configs]
         """The hyperparameters that each config began with."""
@@ -58,13 +67,37 @@ class Ledger:
             config = self.configs[fork.config_id]
             config = Config(config.config_id, dict(own), config.name)
             self.configs[fork.config_id] = config
-            entry = {"epoch": fork.step // num_shards, "source": fork.source}
-            entry |= {"hyperparameters": dict(own)}
-            self.lineage.setdefault(fork.config_id, []).append(entry)
-            news = {"config_id": fork.config_id, "name": config.name, "values": dict(own)}
+            news: News = {"config_id": fork.config_id, "name": config.name, "values": dict(own)}
             news |= {"step": fork.step, "like": fork.source, "before": old}
-            self.changes.append(news)
+            self._inherit(news, num_shards)
             self.tell(news)
+
+    def replay(self, changes: Sequence[News], num_shards: int) -> None:
+        """Take over the copies of a run that is walked again."""
+        for news in changes:
+            config_id = news["config_id"]
+            self.configs[config_id] = Config(config_id, news["values"], news["name"])
+            self._inherit(news, num_shards)
+
+    def _inherit(self, news: News, num_shards: int) -> None:
+        entry = {
+            "epoch": news["step"] // num_shards,
+            "source": news["like"],
+            "hyperparameters": dict(news["values"]),
+        }
+        self.lineage.setdefault(news["config_id"], []).append(entry)
+        self.changes.append(news)
+
+    def lineage_of(self, config_id: int) -> list[dict[str, Any]]:
+        """Return what the results say of a config that got copies; nothing of others.
+
+        The first entry has the hyperparameters that it began with.
+        """
+        copies = self.lineage.get(config_id, [])
+        if not copies:
+            return []
+        first = {"epoch": 0, "source": None, "hyperparameters": self.first_values[config_id]}
+        return [first, *copies]
 
     def tell(self, news: News) -> None:
         """Let the ranks know something of a config."""

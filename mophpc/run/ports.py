@@ -142,6 +142,9 @@ class View(Protocol):
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """The plan is known and the visits begin."""
 
+    def decided(self, visits: int) -> None:
+        """So many visits are made or decided, where more may follow."""
+
     def expect(self, left_s: float) -> None:
         """So many seconds are left, as planned now."""
 

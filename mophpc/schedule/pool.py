@@ -182,6 +182,19 @@ class Pool:
         """Whether the ranks have been told that nothing follows."""
         return self._has_told_all
 
+    def goal_of(self, config_id: int) -> int:
+        """Return the epochs after which a config is decided on."""
+        return self.members[config_id].goal // self._plan.num_shards
+
+    @property
+    def num_decided(self) -> int:
+        """Visits that are made or are to be made, by all that is decided."""
+        step_of = self._promises.step_of
+        return sum(
+            max(step_of(c), 0 if member.is_over else member.goal) - member.begin
+            for c, member in enumerate(self.members)
+        )
+
     def rank_of(self, config_id: int) -> int:
         """Return the rank where a config's state is when all is made; -1: it has none yet."""
         return self._promises.rank_of(config_id)
