@@ -14,16 +14,22 @@ from mophpc._version import __version__
 
 if TYPE_CHECKING:
     from mophpc.dimensions import choice, integer, loguniform, uniform
-    from mophpc.experiment import Data, Experiment, Objective, Schedule
+    from mophpc.experiment import Data, Device, Experiment, Hop, Objective, Schedule
+    from mophpc.outputs import Checkpoints
     from mophpc.run.start import run_experiment
     from mophpc.saved import load_model, load_run
+    from mophpc.search_settings import Search
     from mophpc.train.task import Task
 
 __all__ = [
+    "Checkpoints",
     "Data",
+    "Device",
     "Experiment",
+    "Hop",
     "Objective",
     "Schedule",
+    "Search",
     "Task",
     "__version__",
     "choice",
@@ -36,6 +42,10 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Checkpoints": "mophpc.outputs",
+    "Device": "mophpc.experiment",
+    "Hop": "mophpc.experiment",
+    "Search": "mophpc.search_settings",
     "Data": "mophpc.experiment",
     "choice": "mophpc.dimensions",
     "integer": "mophpc.dimensions",

@@ -103,8 +103,11 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
     )
     torch.set_num_threads(experiment.threads)
     shards = _Shards(info, device_of(experiment))
+    again_of = Again(experiment, build, rows, shards)
     for row in chosen:
-        again = state_sha256(train_again(experiment, build, row, shards))
+        again = "" if row["status"] == "failed" else state_sha256(again_of.end(row["config_id"]))
+        if not row["route"]:
+            again = ""  # it was stopped before it began
         yield Verdict(row["config_id"], row["config"], row["state_sha256"], again, note)
 
 
@@ -186,20 +189,116 @@ class _Shards:
         return found
 
 
-def train_again(
-    experiment: Experiment, build: Any, row: Mapping[str, Any], shards: _Shards
+class Again:
+    """Trains configs again, along their recorded routes.
+
+    Args:
+        experiment: of the run.
+        build: the user's function.
+        rows: of the results, by config_id.
+        shards: the store's rows.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        build: Any,
+        rows: Sequence[Mapping[str, Any]],
+        shards: _Shards,
+    ) -> None:
+        self._experiment = experiment
+        self._build = build
+        self._rows = rows
+        self._shards = shards
+
+    def end(self, config_id: int) -> Task:
+        """Return the Task of a config as it was at the end."""
+        return self._before(config_id, math.inf)
+
+    def _before(self, config_id: int, until: float) -> Task:
+        """Return the Task of a config as it was before an epoch, copies made then not yet made."""
+        row = self._rows[config_id]
+        copies = [e for e in row.get("lineage", ()) if e["epoch"] < until and _is_copy(e)]
+        begin = 0
+        if copies:
+            begin = copies[-1]["epoch"]
+            source = copies[-1]["source"]
+            values = copies[-1]["hyperparameters"]
+            task = self._copy(self._before(source, begin), self._values(source, begin), values)
+        else:
+            task = self._fresh(self._values(config_id, until))
+        route = [visit for visit in row["route"] if begin <= visit["epoch"] < until]
+        return _train(self._experiment, task, route, self._shards)
+
+    def _values(self, config_id: int, until: float) -> Mapping[str, Any]:
+        """Return a config's hyperparameters before an epoch, copies made then not yet made."""
+        row = self._rows[config_id]
+        found: Mapping[str, Any] = row["hyperparameters"]
+        for place, entry in enumerate(row.get("lineage", ())):
+            if place == 0 or entry["epoch"] < until:
+                found = entry["hyperparameters"]
+        return found
+
+    def _fresh(self, values: Mapping[str, Any]) -> Task:
+        _seed_all(self._experiment.seed)
+        where = self._shards.device.where
+        with nullcontext() if where.type == "cpu" else where:
+            task: Task = self._build(dict(values))
+        task.place(where)
+        return task
+
+    def _copy(self, source: Task, old: Mapping[str, Any], new: Mapping[str, Any]) -> Task:
+        """Return the Task of new hyperparameters with a state that was trained with old ones.
+
+        Where the optimizers of both differ from the first, the state is changed alike: numbers are
+        multiplied by how many times as large they are now, and other values replaced.
+        """
+        task, before, after = self._fresh(new), self._fresh(old), self._fresh(new)
+        task.model.load_state_dict(source.model.state_dict())
+        if isinstance(task.loss, nn.Module) and isinstance(source.loss, nn.Module):
+            task.loss.load_state_dict(source.loss.state_dict())
+        task.optimizer.load_state_dict(source.optimizer.state_dict())
+        for name, extra in source.extras.items():
+            task.extras[name].load_state_dict(extra.state_dict())
+        if task.lr_scheduler is not None:
+            task.lr_scheduler.load_state_dict(source.lr_scheduler.state_dict())
+        groups = (task.optimizer.param_groups, before.optimizer.param_groups)
+        for group, was, now in zip(*groups, after.optimizer.param_groups, strict=True):
+            for key in now:
+                if key != "params" and key in was and repr(was[key]) != repr(now[key]):
+                    group[key] = _scaled(group[key], was[key], now[key])
+        _rebase(task.lr_scheduler, task.optimizer.param_groups)
+        return task
+
+
+def _is_copy(entry: Mapping[str, Any]) -> bool:
+    return entry["source"] is not None
+
+
+def _scaled(value: Any, was: Any, now: Any) -> Any:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, was, now))
+    return value * (now / was) if numbers and was else now
+
+
+def _rebase(scheduler: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Let a scheduler go on from the rates that the groups have now."""
+    if hasattr(scheduler, "base_lrs"):
+        pairs = zip(groups, scheduler.base_lrs, strict=True)
+        scheduler.base_lrs = [group.get("initial_lr", base) for group, base in pairs]
+    if hasattr(scheduler, "_last_lr"):
+        scheduler._last_lr = [group["lr"] for group in groups]
+    for part in getattr(scheduler, "_schedulers", ()):
+        _rebase(part, groups)
+
+
+def _train(
+    experiment: Experiment, task: Task, route: Sequence[Mapping[str, int]], shards: _Shards
 ) -> Task:
-    """Return the Task of a config after it was trained along its recorded route."""
-    seed = experiment.seed
-    _seed_all(seed)
-    where = shards.device.where
-    with nullcontext() if where.type == "cpu" else where:
-        task: Task = build(dict(row["hyperparameters"]))
-    task.place(where)
+    """Train a Task along a route, of whole epochs but for the last; return it."""
+    seed, where = experiment.seed, shards.device.where
     compile_models(task)
     # On a GPU, and on its stand-in, losses are looked at from time to time.
     look_every = 1 if experiment.device.use in ("auto", "cpu") else LOOK_EVERY
-    route = row["route"]
     loss_sum, rows = 0.0, 0
     for step, visit in enumerate(route):
         epoch, shard = visit["epoch"], visit["shard"]

@@ -42,7 +42,7 @@ class LiveView:
         self._next_s = 0.0
         self._begun_s = 0.0
         self._end_s: float | None = None
-        self._total = 0
+        self._total: int | None = None
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -94,7 +94,7 @@ class LiveView:
     def visited(self, elapsed_s: float, visits: int) -> None:
         """Show how far the plan is."""
         elapsed_s = time.monotonic() - self._begun_s
-        if self._mode == "off":
+        if self._mode == "off" or self._total is None:
             return
         total = max(self._total, visits)
         # The time left is found from all visits, and these may be of milliseconds.

@@ -106,6 +106,7 @@ class Carrier:
         self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
         self._ended: deque[Parcel] = deque()
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
+        self._gone: dict[tuple[int, int], int] = {}  # likewise, of states that go nowhere
         self._landing: list[tuple[Parcel, Hop]] = []  # not in their arenas yet
         self._outgoing: list[tuple[Outgoing, Hop, float]] = []
 
@@ -129,7 +130,8 @@ class Carrier:
         """Let a state go where a link says."""
         parcel = self._undecided.get(link.config_id)
         if parcel is None or parcel.step != link.step:
-            self._dests[link.config_id, link.step] = link.dest
+            later = self._dests if link.dest >= 0 else self._gone
+            later[link.config_id, link.step] = link.dest
         else:
             del self._undecided[link.config_id]
             self._go(parcel, link.dest)
@@ -200,6 +202,8 @@ class Carrier:
             self.free(parcel)
         elif not stop.is_open:
             self._go(parcel, stop.visit.rank if stop.send is None else stop.send.dest)
+        elif (gone := self._gone.pop((parcel.config_id, parcel.step), None)) is not None:
+            self._go(parcel, gone)
         elif (dest := self._dests.pop((parcel.config_id, parcel.step), None)) is not None:
             self._go(parcel, dest)
         else:

@@ -12,6 +12,7 @@ from mophpc.run.costing import write_costs
 from mophpc.run.director import Director
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import Planner
+from mophpc.run.replayer import Replayer
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared
 from mophpc.run.wishes import grant
@@ -60,9 +61,11 @@ class Chief:
             prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view
         )
         self._box = RequestBox(rooms.folder.requests, rooms.view.note)
-        self._planner: Planner | Director
+        self._planner: Planner | Director | Replayer
         plan, lookahead = prepared.plan, experiment.schedule.lookahead
-        if prepared.search.method is not None:
+        if plan.forks:
+            self._planner = Replayer(plan, tell)
+        elif prepared.search.method is not None:
             self._planner = self._direct(Pool(plan, prepared.costs, lookahead=lookahead))
         else:
             renewal = Renewal(plan, prepared.costs, seed=experiment.seed, lookahead=lookahead)
@@ -143,9 +146,9 @@ class Chief:
 
     def _director(self) -> Director | str:
         """Return who takes up what people ask; a sentence where nobody can any more."""
+        if isinstance(self._planner, Replayer) or not self._in_parts:
+            return FIXED
         if isinstance(self._planner, Planner):
-            if not self._in_parts:
-                return FIXED
             if self._planner.is_over:
                 return ENDING
             director = self._direct(Pool.after(self._planner.renewal))

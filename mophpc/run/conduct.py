@@ -107,9 +107,18 @@ def _walk(
         again = None if replay is None else from_json(replay)
         configs = name_configs(experiment, begun["configs"], directed)
         prepared = prepare_run(
-            rooms, experiment, configs, walk.between, again, search, begun["changes"]
+            rooms,
+            experiment,
+            configs,
+            walk.between,
+            again,
+            search,
+            begun["changes"],
+            begun["unbuilt"],
         )
-        in_parts = again is None and (directed or experiment.schedule.is_renewed)
+        in_parts = directed or experiment.schedule.is_renewed
+        if again is not None:
+            in_parts = bool(again.forks)
         return walk.run(experiment, prepared, in_parts=in_parts)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")

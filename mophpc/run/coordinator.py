@@ -249,6 +249,12 @@ class Coordinator:
         if self.plan.spans is not None:
             record["values"] = self.ledger.first_values
             record["changes"] = self.ledger.changes
+            finals = [history.final for history in self.histories]
+            record["unbuilt"] = [
+                config_id
+                for config_id, final in enumerate(finals)
+                if final and final["status"] == "failed" and final["steps"] == 0
+            ]
         self._folder.write_plan(record)
 
     def route(self, config_id: int) -> list[dict[str, int]]:

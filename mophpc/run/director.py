@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mophpc.dimensions import Value
+from mophpc.errors import ExperimentError
 from mophpc.experiment import Objective
 from mophpc.run.ledger import Ledger
 from mophpc.schedule.costs import Costs
@@ -308,6 +309,14 @@ class Director:
             if not (members[self._ids[one.config_id]].is_over or self._is_gone(one.source))
         ]
         pairs = [(self._ids[one.config_id], self._ids[one.source]) for one in able]
+        for (config_id, source), one in zip(pairs, able, strict=True):
+            made, its = self.epochs_of(config_id), self.epochs_of(source)
+            if made != its:
+                raise ExperimentError(
+                    f"search.method copied the state of config {one.source}, which has made {its} "
+                    f"epochs, to config {one.config_id}, which has made {made}; both must have "
+                    f"made as many"
+                )
         forks = self.pool.copy(pairs)
         self.ledger.copy(forks, [one.values for one in able], self._num_shards)
         for (config_id, _), fork, one in zip(pairs, forks, able, strict=True):

@@ -102,6 +102,7 @@ def claim(
         "configs": rows,
         "directed": directed,
         "changes": [] if record is None else record.get("changes", []),
+        "unbuilt": [] if record is None else record.get("unbuilt", []),
         "time": time.time(),
         "replay": plan,
     }
@@ -115,6 +116,7 @@ def prepare_run(
     replay: Plan | None,
     search: Searching,
     changes: Sequence[dict[str, Any]] = (),
+    unbuilt: Sequence[int] = (),
 ) -> Prepared:
     """Collective. Lay the configs' states out, find out what they cost, plan, load shards.
 
@@ -141,9 +143,11 @@ def prepare_run(
     )
     if rooms.is_root:
         rooms.view.note(f"trying {len(configs)} configs on a batch")
-    own = group.attempt(
-        lambda: _probe_own(rooms, trainer, len(configs), first_shard, store.shard_rows)
-    )
+    spans = replay.spans if replay is not None and replay.spans else ()
+    # Of a plan that is walked again: what failed fails again, and copies need no probe.
+    skipped = [*unbuilt, *(c for c, (begin, _) in enumerate(spans) if begin)]
+    probed = [c for c in range(len(configs)) if c not in skipped]
+    own = group.attempt(lambda: _probe_own(rooms, trainer, probed, first_shard, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)), store.shard_rows)
     trainer.learn(changes)
     # States come first, then rows where there is room left.
@@ -203,13 +207,13 @@ def _load(
 def _probe_own(
     rooms: Rooms,
     trainer: TorchTrainer,
-    num_configs: int,
+    probed: Sequence[int],
     rows: Rows,
     shard_rows: tuple[int, ...],
 ) -> list[Any]:
     """Probe every size-th config: the ranks share the work."""
     found = []
-    for config_id in range(rooms.group.rank, num_configs, rooms.group.size):
+    for config_id in probed[rooms.group.rank :: rooms.group.size]:
         rooms.group.check()  # compiling takes seconds, and a signal should not
         with rooms.turn, rooms.events.timed("probe", config=config_id):
             try:
@@ -244,22 +248,22 @@ def _prime(
     """Compile before the first visit what is to be compiled: visits then cost what they cost."""
     for config_id in range(num_configs):
         rooms.group.check()
-        if trainer.compiles(config_id):
+        if trainer.knows(config_id) and trainer.compiles(config_id):
             with rooms.turn, rooms.events.timed("compile", config=config_id):
                 trainer.prime(config_id, rows, valid, shard_rows)
 
 
-def _share_probes(group: Group, own: list[Any], num_configs: int) -> list[Probe]:
+def _share_probes(group: Group, own: list[Any], num_configs: int) -> list[Probe | None]:
     """Collective. Give every rank every probe; equal ones travel once."""
     unique: list[Any] = []
-    index = [0] * num_configs
+    index: list[int | None] = [None] * num_configs
     for config_id, probe in (pair for pairs in group.gather(own) for pair in pairs):
         if probe not in unique:
             unique.append(probe)
         index[config_id] = unique.index(probe)
     shared = group.share([unique, index])
     probes = [Probe.from_json(probe) for probe in shared[0]]
-    return [probes[i] for i in shared[1]]
+    return [None if i is None else probes[i] for i in shared[1]]
 
 
 def versions() -> dict[str, str]:

@@ -119,18 +119,9 @@ def _stop(token: str, source: int, following: int) -> Stop:
 
 
 def whole(plan: Plan, rank: int) -> Orders:
-    """Return a rank's whole list, of a plan that is not renewed."""
-    at = (
-        {(visit.config_id, visit.step): visit.rank for visit in plan.visits()} if plan.forks else {}
-    )
-    own = [fork for fork in plan.forks if at[fork.source, fork.step - 1] == rank]
-    return Orders(
-        stops(plan, rank),
-        tuple(Link(f.config_id, f.step, at[f.config_id, f.step]) for f in own),
-        plan.max_arenas,
-        is_last=True,
-        copies=tuple(StateCopy(f.source, f.config_id, f.step) for f in own),
-    )
+    """Return a rank's whole list, of a plan that is not renewed and has no copies."""
+    assert not plan.forks
+    return Orders(stops(plan, rank), (), plan.max_arenas, is_last=True)
 
 
 class Promises:
@@ -151,6 +142,10 @@ class Promises:
         self._ends.append(num_steps)
         self._promised.append(False)
         return len(self._last) - 1
+
+    def ends_at(self, config_id: int, step: int) -> None:
+        """Say that a config makes no visit from this step on."""
+        self._ends[config_id] = step
 
     def step_of(self, config_id: int) -> int:
         """Return the first step of a config that is not promised."""

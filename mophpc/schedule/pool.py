@@ -23,7 +23,7 @@ from mophpc.schedule.orders import END, Orders, Promises
 from mophpc.schedule.plan import Fork, Plan, Visit
 from mophpc.schedule.stays import visits_of
 from mophpc.schedule.underway import Observed, Underway
-from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here
+from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, least_arenas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,7 @@ class Pool:
         """By config_id."""
         self._todo = [np.ones(plan.num_ranks, np.bool_) for _ in range(plan.num_configs)]
         self._forks: list[Fork] = []
+        self._copies = [0] * plan.num_ranks  # made on each rank
         self._max_arenas = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
         self._is_closed = self._has_told_all = False
         self._is_urgent = True
@@ -153,6 +154,8 @@ class Pool:
             member.is_laid_out = True
             self._underway.copy(config_id, source)
             self._todo[config_id] = np.ones(self._plan.num_ranks, np.bool_)
+        for fork in forks:
+            self._copies[self._promises.rank_of(fork.config_id)] += 1
         self._forks += forks
         self._is_urgent = True
         return forks
@@ -290,9 +293,9 @@ class Pool:
                 todo[:] = True
         self._underway.promise(visits)
         self._has_told_all = self._is_closed and not self._has_more_after(visits)
-        return self._promises.extend(
-            visits, self._max_arenas, is_last=self._has_told_all, news=news
-        )
+        # A copy takes an arena while what was promised before is not made yet.
+        arenas = self._max_arenas + max(self._copies)
+        return self._promises.extend(visits, arenas, is_last=self._has_told_all, news=news)
 
     def _has_more_after(self, visits: Sequence[Visit]) -> bool:
         told = {visit.config_id: visit.step + 1 for visit in visits}
@@ -358,13 +361,13 @@ class Pool:
         return found
 
     def plan(self) -> Plan:
-        """Return all that is promised, as a plan."""
+        """Return all that is promised, as a plan with as many arenas as it needs at once."""
         spans = tuple(
             (member.begin, max(member.begin, self._promises.step_of(c)))
             for c, member in enumerate(self.members)
         )
         last = max((end for _, end in spans), default=0)
-        return replace(
+        plan = replace(
             self._plan,
             num_configs=len(self.members),
             num_epochs=max(self._plan.num_epochs, -(-last // self._plan.num_shards)),
@@ -374,3 +377,5 @@ class Pool:
             spans=spans,
             forks=tuple(f for f in self._forks if f.step < spans[f.config_id][1]),
         )
+        enough = least_arenas(plan, self._lookahead) or 0
+        return replace(plan, max_arenas=max(plan.max_arenas, enough))

@@ -22,8 +22,9 @@ arena is held while the receive is open, while the visit runs, while the state i
 visit, and until its send has completed; the last visit of a config gives it back when it ends.
 After a visit whose next step is elsewhere, the send is posted at once and completes when the dest
 has posted the receive (rendezvous: nothing is assumed about the library's buffers). Where a
-state is copied for another config, the copy takes an arena more at once, beyond `max_arenas` if
-need be, as part of the end of the visit; then it leaves or is kept like any other.
+state is copied for another config, the copy takes an arena more at once, as part of the end of the
+visit. `max_arenas` counts the copies that are ever made on a rank on top of what the walk needs:
+then no copy can keep a visit from its arena, and they are left out of the walk.
 
 Why one walk decides
 --------------------
@@ -38,7 +39,7 @@ larger `max_arenas` or `lookahead` allows more, so a plan that ends with n arena
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -141,6 +142,12 @@ class _Links:
     held: tuple[int, ...] = ()
     """Arenas of each rank that hold such states."""
 
+    @property
+    def most_copies(self) -> int:
+        """Copies that are made on one rank, at most."""
+        made = Counter(self.rank[index] for index, copies in self.copies.items() for _ in copies)
+        return max(made.values(), default=0)
+
 
 def stuck(
     plan: Plan, max_arenas: int | None = None, lookahead: int = LOOKAHEAD
@@ -156,7 +163,8 @@ def stuck(
         PlanError: a config lacks a step or makes one twice.
     """
     links = _link(plan, columns(plan))
-    return _walk(links, plan.max_arenas if max_arenas is None else max_arenas, lookahead)
+    arenas = plan.max_arenas if max_arenas is None else max_arenas
+    return _walk(links, arenas - links.most_copies, lookahead)
 
 
 def least_arenas(plan: Plan, lookahead: int = LOOKAHEAD) -> int | None:
@@ -172,7 +180,8 @@ def least_arenas(plan: Plan, lookahead: int = LOOKAHEAD) -> int | None:
     low = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
     # A rank never holds two arenas of one config, so more than one per config change nothing.
     high = max(low, plan.num_configs + 1)
-    return _least(links, low, high, lookahead)
+    found = _least(links, low, high, lookahead)
+    return None if found is None else found + links.most_copies
 
 
 def arenas_from_here(
@@ -289,7 +298,17 @@ def _link(plan: Plan, table: Columns) -> _Links:
 class _Walk:
     """One walk: what has happened so far, and the ranks that may be able to go on."""
 
-    __slots__ = ("arrived", "done", "links", "posted", "queues", "ready", "sent", "waiting")
+    __slots__ = (
+        "arrived",
+        "done",
+        "extra",
+        "links",
+        "posted",
+        "queues",
+        "ready",
+        "sent",
+        "waiting",
+    )
 
     def __init__(self, links: _Links, max_arenas: int, lookahead: int) -> None:
         total = len(links.before)
@@ -298,6 +317,7 @@ class _Walk:
         self.posted = bytearray(total)  # the visit has its arena; its receive is posted
         self.sent = bytearray(total)  # the send that leads to the visit is posted
         self.arrived = bytearray(total)  # the state is there
+        self.extra = bytearray(total)  # the state is a copy in an arena that is not counted
         self.done = list(links.first[:-1])  # per rank, its first visit that has not ended
         for queue, held in zip(self.queues, links.held, strict=False):
             for _ in range(held):
@@ -342,8 +362,7 @@ class _Walk:
                 self.queues[origin].release()
                 self.wake(origin)
         elif self.sent[index]:
-            self.arrived[index] = 1
-            self.queues[self.links.rank[source]].release()
+            self._arrive(self.links.rank[source], index)
             self.wake(self.links.rank[source])
 
     def may_start(self, index: int) -> bool:
@@ -357,24 +376,35 @@ class _Walk:
         """End a visit: keep the state, send it, or let it go."""
         rank, following = self.links.rank[index], self.links.after[index]
         for copy in self.links.copies.get(index, ()):
-            self.queues[rank].hold()
+            self.extra[copy] = 1
             if self.links.rank[copy] == rank:
                 self.arrived[copy] = 1
             else:
                 self._send(rank, copy)
         if following == _WAITS:
             return
+        if following >= 0:
+            self.extra[following] = self.extra[index]
         if following < 0:
-            self.queues[rank].release()
+            self._release(rank, index)
         elif self.links.rank[following] != rank:
             self._send(rank, following)
 
     def _send(self, rank: int, following: int) -> None:
         self.sent[following] = 1
         if self.posted[following]:
-            self.arrived[following] = 1
-            self.queues[rank].release()
+            self._arrive(rank, following)
             self.wake(self.links.rank[following])
+
+    def _arrive(self, source: int, index: int) -> None:
+        """A state has come from another rank, which has its arena back."""
+        self.arrived[index] = 1
+        self._release(source, index)
+        self.extra[index] = 0
+
+    def _release(self, rank: int, index: int) -> None:
+        if not self.extra[index]:
+            self.queues[rank].release()
 
 
 def _walk(links: _Links, max_arenas: int, lookahead: int) -> tuple[Stuck, ...]:

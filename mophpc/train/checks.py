@@ -17,6 +17,8 @@ def check_objective(trainer: TorchTrainer, names: Sequence[str], metric: str) ->
         ExperimentError: one does not.
     """
     for config_id, name in enumerate(names):
+        if not trainer.knows(config_id):
+            continue
         known = (*LOSSES, *trainer.metrics(config_id))
         if metric not in known:
             raise ExperimentError(
@@ -29,7 +31,7 @@ def ordinary_builds(trainer: TorchTrainer, names: Sequence[str]) -> list[str]:
     """Say, a line per reason, which configs cannot be built on the meta device."""
     found: dict[str, list[str]] = {}
     for config_id, name in enumerate(names):
-        reason = trainer.ordinary(config_id)
+        reason = trainer.ordinary(config_id) if trainer.knows(config_id) else None
         if reason is not None:
             found.setdefault(reason, []).append(name)
     lines = []

@@ -34,8 +34,8 @@ class Roster:
         self._versions = [[Version(0, name, values)] for name, values in configs]
         self._now = [0] * len(configs)
 
-    def adopt(self, probes: Sequence[Probe]) -> None:
-        """Take over what the probes of all configs told."""
+    def adopt(self, probes: Sequence[Probe | None]) -> None:
+        """Take over what the probes of all configs told; None of those that were not probed."""
         for versions, probe in zip(self._versions, probes, strict=True):
             versions[:] = [replace(version, probe=probe) for version in versions]
 

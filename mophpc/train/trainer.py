@@ -71,7 +71,7 @@ class TorchTrainer:
         self.staging = staging_for(device, buffers)
         self._shard_rows: Sequence[int] = ()
 
-    def adopt(self, probes: Sequence[Probe], shard_rows: Sequence[int] = ()) -> None:
+    def adopt(self, probes: Sequence[Probe | None], shard_rows: Sequence[int] = ()) -> None:
         """Take over what the probes of all configs told, by config_id.
 
         Args:

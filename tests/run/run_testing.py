@@ -107,8 +107,26 @@ class HashTrainer:
         self.visits: list[Visited] = []
         self.steps = {(v.config_id, v.epoch, v.shard): v.step for v in plan.visits()}
 
-    def nbytes(self, config_id: int) -> int:
+    def nbytes(self, config_id: int, step: int) -> int:
         return self.settings.sizes[config_id].arena
+
+    def learn(self, news: Sequence[Mapping[str, Any]]) -> None:
+        assert not news
+
+    def turn_to(self, config_id: int, step: int) -> None:
+        pass
+
+    def knows(self, config_id: int) -> bool:
+        return True
+
+    def lay_out(self, config_id: int, rows: Any) -> dict[str, Any]:
+        raise AssertionError("all configs are known")
+
+    def check_change(self, config_id: int, step: int) -> None:
+        pass
+
+    def change(self, session: HashSession, config_id: int, step: int) -> None:
+        pass
 
     def allocate(self, nbytes: int) -> Arena:
         return np.full(nbytes, 0xEE, dtype=np.uint8)
@@ -308,10 +326,11 @@ def walk(
     if parts is None:
         carrier.tell(whole(plan, rank))
     equipment = Equipment(
-        configs=configs_of(plan),
+        configs=list(configs_of(plan)),
         shards={shard: f"shard {shard}" for shard in plan.shards_of(rank)},  # type: ignore[misc]
         valid="valid",  # type: ignore[arg-type]
         num_shards=plan.num_shards,
+        num_steps=plan.num_steps,
         trainer=trainer,
         keeper=Keeper(run, Checkpoints(), Objective(), writer),
         events=events,

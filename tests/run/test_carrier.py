@@ -84,7 +84,7 @@ def test_a_state_that_the_plan_does_not_know_is_refused():
     pool, _ = make_pool()
     carrier = Carrier(
         LocalTransport(world, 1),
-        nbytes=lambda _: 10,
+        nbytes=lambda config_id, step: 10,
         allocate=lambda n: np.zeros(n, dtype=np.uint8),
         lookahead=3,
         checked=False,

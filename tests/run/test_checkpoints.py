@@ -54,7 +54,7 @@ def retrained(folder, row, epochs: int) -> dict[str, torch.Tensor]:
     route = [visit for visit in row.route if visit["epoch"] < epochs]
     shards = verify._Shards(open_store(experiment.data.store), CPU)
     again = {"hyperparameters": row.hyperparameters, "route": route}
-    task = verify.train_again(experiment, experiment.load_build(), again, shards)
+    task = verify.Again(experiment, experiment.load_build(), [again], shards).end(0)
     return task.model.state_dict()
 
 

@@ -13,6 +13,7 @@ from mophpc.files import read_lines
 from mophpc.run.conduct import write_results
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
+from mophpc.run.ledger import Ledger
 from mophpc.schedule import from_json, make_plan, routes
 
 PLAN = make_plan("round-robin", num_configs=3, num_shards=2, num_ranks=2, num_epochs=2)
@@ -48,7 +49,13 @@ def make(tmp_path):
     def make(objective: Objective | None = None) -> tuple[Coordinator, Seen, RunFolder]:
         folder, seen = RunFolder(tmp_path), Seen()
         made.append(
-            Coordinator(PLAN, configs_of(PLAN), objective or Objective(), folder, seen),
+            Coordinator(
+                PLAN,
+                Ledger(list(configs_of(PLAN)), folder, lambda: 0.0),
+                objective or Objective(),
+                folder,
+                seen,
+            ),
         )
         return made[-1], seen, folder
 

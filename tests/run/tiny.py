@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mophpc import Task
+from mophpc.search import Brief, Continue, Copy, Decision, Result, Start, Stop
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -77,3 +79,60 @@ def diverges_late(config: Mapping[str, Any]) -> Task:
 
         task.loss = loss
     return task
+
+
+def fails_wide(config: Mapping[str, Any]) -> Task:
+    if config["width"] > 8:
+        raise ValueError("too wide")
+    return build(config)
+
+
+class Whims:
+    """Decides at random on whatever waits; starts configs that diverge or cannot be built, too."""
+
+    def __init__(self, brief: Brief) -> None:
+        self._random = random.Random(brief.options["seed"])
+        self._epochs = brief.epochs
+        self._to_come = brief.options.get("configs", 8)
+        self._values: list[dict[str, Any]] = []
+        self._waiting: dict[int, int] = {}  # epochs made, by config_id
+        self._has_begun = False  # what cannot be built is a mistake before, and fails later
+
+    def ask(self, room: int) -> list[Start]:
+        count = min(room, self._to_come, self._random.randint(1, 4))
+        self._to_come -= count
+        starts = [self._start() for _ in range(count)]
+        self._has_begun = True
+        return starts
+
+    def _start(self) -> Start:
+        lr = self._random.choice([0.01, 0.03, 0.03, 1e30])
+        width = self._random.choice([4, 6, 9]) if self._has_begun else 4
+        self._values.append({"lr": lr, "width": width})
+        epochs = self._random.randint(1, 2)
+        return Start(self._values[-1], epochs, self._random.randint(0, self._epochs - epochs))
+
+    def tell(self, result: Result) -> list[Decision]:
+        self._waiting.pop(result.config_id, None)
+        if not result.is_over:
+            self._waiting[result.config_id] = result.epochs
+        found: list[Decision] = []
+        for config_id, made in list(self._waiting.items()):
+            if self._random.random() < 0.3:
+                continue
+            del self._waiting[config_id]
+            epochs = self._random.randint(made + 1, self._epochs)
+            able = [c for c, other in self._waiting.items() if other == made]
+            kind = self._random.random()
+            if kind < 0.2:
+                found.append(Stop(config_id))
+            elif kind < 0.5 and able:
+                source = self._random.choice(able)
+                # Its own shape goes with a state, and sometimes a wrong one.
+                odd = {} if self._random.random() < 0.8 else {"width": 5}
+                values = self._values[source] | {"lr": self._random.choice([0.02, 0.005])} | odd
+                self._values[config_id] = values
+                found.append(Copy(config_id, source, values, epochs))
+            else:
+                found.append(Continue(config_id, epochs))
+        return found

@@ -102,4 +102,4 @@ def sequential(config: Mapping[str, Any], steps: int, build: Build = build) -> A
     row = {"hyperparameters": dict(config), "route": route}
     settings: Any = SimpleNamespace(seed=SEED, device=SimpleNamespace(use="cpu"))
     shards: Any = Shards()
-    return verify.train_again(settings, build, row, shards)
+    return verify.Again(settings, build, [row], shards).end(0)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from mophpc import Task, verify
 from mophpc.train.arena import allocate
 from mophpc.train.checks import ordinary_builds
+from mophpc.train.roster import Roster
 
 devices: list[str] = []
 """Where the builds of a test were made."""
@@ -158,9 +159,11 @@ def test_what_is_built_with_values_is_said_once_per_reason():
     trainer = make_trainer({}, reads_values)
     probe = trainer._roster.probe(0)
     lean = make_trainer({}, plain)._roster.probe(0)
+    trainer._roster = Roster([("", {})] * 4)
     trainer.adopt([probe, lean, probe, probe])
     (line,) = ordinary_builds(trainer, ["c000", "c001", "c002", "c003"])
     assert line.startswith("note: c000 and 2 more are built with initial weights")
+    trainer._roster = Roster([("", {})] * 2)
     trainer.adopt([lean, probe])
     (line,) = ordinary_builds(trainer, ["c000", "c001"])
     assert line.startswith("note: c001 is built with initial weights at every visit")
