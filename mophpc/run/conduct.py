@@ -19,6 +19,7 @@ from mophpc.hop.progress import Progress
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
 from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
@@ -158,7 +159,12 @@ class _Walk:
         self._renews = renew and plan.num_ranks > 1
         if rooms.is_root:
             self._coordinator = Coordinator(
-                plan, prepared.configs, experiment.objective, rooms.folder, rooms.view
+                plan,
+                prepared.configs,
+                experiment.objective,
+                rooms.folder,
+                rooms.view,
+                open_trackers(experiment, rooms.folder.path, rooms.view.note),
             )
             self._coordinator.write_plan()
             rooms.view.begin(plan, prepared.configs)
@@ -167,6 +173,8 @@ class _Walk:
         except BaseException:
             with suppress(OSError):  # what ended the run says more than a full disk does
                 self._keep(prepared)
+            if self._coordinator is not None and self._coordinator.trackers is not None:
+                self._coordinator.trackers.abandon()
             raise
         finally:
             if self._progress is not None:
@@ -180,7 +188,11 @@ class _Walk:
         record = rooms.group.share(
             None if found is None else write_results(found, experiment, rooms.folder)
         )
-        return from_record(record, str(rooms.folder.path))
+        results = from_record(record, str(rooms.folder.path))
+        if found is not None and found.trackers is not None:
+            best = None if results.best is None else results.configs[results.best].config
+            found.trackers.end("done", best)
+        return results
 
     def _visit_all(self, experiment: Experiment, prepared: Prepared) -> None:
         rooms, transport, plan = self._rooms, self._transport, prepared.plan

@@ -12,7 +12,7 @@ from typing import Any
 from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
-from mophpc.run.ports import View
+from mophpc.run.ports import Tracking, View
 from mophpc.schedule.plan import Plan, to_json
 from mophpc.search.space import Config
 
@@ -45,6 +45,7 @@ class Coordinator:
         objective: Objective,
         folder: RunFolder,
         view: View,
+        trackers: Tracking | None = None,
     ) -> None:
         self.plan = plan
         self.configs = configs
@@ -57,6 +58,11 @@ class Coordinator:
         self._view = view
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
+        self.trackers = trackers
+        self._told_finals: set[int] = set()
+        if trackers is not None:
+            for config in configs:
+                trackers.config(config.config_id, config.name, config.values)
         self._left = 0  # visits that a diverged config will not make
 
     def handle(self, record: Record) -> None:
@@ -68,6 +74,7 @@ class Coordinator:
             self._take_epoch(record)
         elif kind == "final":
             self.histories[record["config"]].final = record
+            self._tell_final(record["config"])
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
@@ -102,11 +109,23 @@ class Coordinator:
         history.epochs[record["epoch"]] = metrics
         line = {"config_id": config.config_id, "config": config.name, "epoch": record["epoch"]}
         self._journal.write(line | {"rank": record["rank"]} | metrics)
+        if self.trackers is not None:
+            self.trackers.epoch(config.config_id, record["epoch"], metrics)
         value = metrics.get(self.objective.metric)
         if value is not None and self._beats(value, record["epoch"], history):
             history.best, history.best_epoch = value, record["epoch"]
+        self._tell_final(config.config_id)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
         self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
+
+    def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
+        """Tell trackers once that a config has ended, when its epochs have all been heard of."""
+        history = self.histories[config_id]
+        if self.trackers is None or history.final is None or config_id in self._told_finals:
+            return
+        if at_last or len(history.epochs) >= history.final["steps"] // self.plan.num_shards:
+            self._told_finals.add(config_id)
+            self.trackers.final(config_id, history.final["status"], history.best)
 
     def _beats(self, value: float, epoch: int, history: History) -> bool:
         """Whether an epoch is the config's best so far; the first of equals, whenever heard of."""
@@ -171,4 +190,6 @@ class Coordinator:
 
     def close(self) -> None:
         """Put the journal on disk."""
+        for config in self.configs:
+            self._tell_final(config.config_id, at_last=True)
         self._journal.close()
