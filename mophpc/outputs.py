@@ -46,6 +46,9 @@ class Track(BaseModel):
     """Whether, or a tracking URI. By default `mlflow.db`, an SQLite file, in the run folder."""
     wandb: Wandb | None = None
     """Whether (true or false), or a table."""
+    wait_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
+    """How long a run that has ended waits for a tracker that gives no sign of life; for one that
+    does, at least 15 s."""
 
     @field_validator("tensorboard", "mlflow", mode="before")
     @classmethod

@@ -51,7 +51,7 @@ def notes():
 def make(tmp_path, notes):
     def make(program: str, *arguments: str, **settings) -> Trackers:
         command = [sys.executable, "-c", program, *arguments]
-        return Trackers({"fake": command}, tmp_path, notes.append, **settings)
+        return Trackers({"fake": command}, tmp_path, notes.append, **{"wait_s": 30.0} | settings)
 
     return make
 
@@ -101,7 +101,7 @@ def test_one_that_crashes_or_cannot_be_started_ends_nothing_else(tmp_path, make,
     trackers = make(CRASHES)
     trackers.begin({}, {"fake": True})
     trackers.end("done")
-    missing = Trackers({"missing": [str(tmp_path / "none")]}, tmp_path, notes.append)
+    missing = Trackers({"missing": [str(tmp_path / "none")]}, tmp_path, notes.append, wait_s=9.0)
     missing.end("done")
     assert "its process ended with status -11" in notes[0]
     assert "missing has failed and is told nothing more: FileNotFoundError" in notes[1]
@@ -109,7 +109,7 @@ def test_one_that_crashes_or_cannot_be_started_ends_nothing_else(tmp_path, make,
 
 @pytest.mark.parametrize("program", [SLEEPS, SLEEPS_AT_EXIT])
 def test_one_that_blocks_delays_nobody(make, notes, program):
-    trackers = make(program, most_waiting=50)
+    trackers = make(program, most_waiting=50, wait_s=0.5)
     trackers.begin({}, {"fake": True})
     begin_s = time.monotonic()
     for epoch in range(20_000):
@@ -117,7 +117,7 @@ def test_one_that_blocks_delays_nobody(make, notes, program):
     assert time.monotonic() - begin_s < SOON_S
     process = trackers._feeds[0]._process
     begin_s = time.monotonic()
-    trackers.end("done", wait_s=0.5)
+    trackers.end("done")
     assert time.monotonic() - begin_s < SOON_S
     assert process.poll() is not None
     assert len(notes) == 1
@@ -130,23 +130,23 @@ def test_one_that_blocks_delays_nobody(make, notes, program):
 
 def test_one_that_is_slow_but_alive_is_waited_for(tmp_path, make, notes):
     slow = "import sys, time\nfor line in sys.stdin: time.sleep(0.3); print(line, flush=True)"
-    trackers = make(slow)
+    trackers = make(slow, wait_s=0.8)
     for epoch in range(5):
         trackers.epoch(0, epoch, {"accuracy": 0.5})
     begin_s = time.monotonic()
-    trackers.end("done", wait_s=0.8)
+    trackers.end("done")
     assert time.monotonic() - begin_s > 1.2
     assert notes == []
 
 
-@pytest.mark.parametrize("last", ['trackers.end("done", wait_s=0.5)', "time.sleep(0.5)"])
+@pytest.mark.parametrize("last", ['trackers.end("done")', "time.sleep(0.5)"])
 def test_a_process_ends_though_its_tracker_does_not(tmp_path, last):
     script = f"""
 import sys, time
 from pathlib import Path
 from mophpc.report.trackers.feed import Trackers
 command = [sys.executable, "-c", {SLEEPS!r}]
-trackers = Trackers({{"fake": command}}, Path({str(tmp_path)!r}), print)
+trackers = Trackers({{"fake": command}}, Path({str(tmp_path)!r}), print, wait_s=0.5)
 for epoch in range(5000):
     trackers.epoch(0, epoch, {{"accuracy": 0.5}})
 {last}
@@ -201,7 +201,7 @@ def store(tmp_path):
 def test_all_have_what_the_journal_has(tmp_path, store):
     space = {"lr": [0.01, 0.03, 1e30], "kind": ["a", "b"]}  # two diverge
     folder = tmp_path / "run"
-    track = {"tensorboard": True, "mlflow": True, "wandb": {"project": "tried"}}
+    track = {"tensorboard": True, "mlflow": True, "wandb": {"project": "tried"}, "wait_s": 60.0}
     given = {"objective": ACCURACY, "space": space, "epochs": 3, **EQUAL}
     with_all = run(folder, store, 2, track=track, **given)
     check_tensorboard(folder, folder / "tensorboard")
@@ -217,7 +217,7 @@ def test_all_have_what_the_journal_has(tmp_path, store):
 def test_several_runs_share_a_folder_and_a_data_base(tmp_path, store):
     uri = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("first", "second"):
-        track = Track(tensorboard=str(tmp_path / "boards"), mlflow=uri)
+        track = Track(tensorboard=str(tmp_path / "boards"), mlflow=uri, wait_s=60.0)
         run(tmp_path / name, store, 1, track=track, objective=ACCURACY, epochs=1)
         check_tensorboard(tmp_path / name, tmp_path / "boards" / name)
     assert {found.info.run_name for found in mlflow_runs(uri)} > {"first", "second"}
@@ -227,7 +227,6 @@ def test_several_runs_share_a_folder_and_a_data_base(tmp_path, store):
 def test_a_run_with_trackers_that_block_or_fail_is_like_any_other(
     tmp_path, store, monkeypatch, capfd
 ):
-    monkeypatch.setattr(feed, "END_S", 0.5)
     for name, program in (("blocks", SLEEPS), ("raises", RAISES)):
         monkeypatch.setattr(feed, "HOST", (sys.executable, "-c", program))
         data = mophpc.Data(store=str(store))
@@ -237,7 +236,7 @@ def test_a_run_with_trackers_that_block_or_fail_is_like_any_other(
             epochs=2,
             seed=5,
             space={"lr": [0.01, 0.03]},
-            track=Track(mlflow=True),
+            track=Track(mlflow=True, wait_s=0.5),
         )
         results = mophpc.run_experiment(
             experiment, tmp_path / name, transport="local", ranks=2, progress="lines"

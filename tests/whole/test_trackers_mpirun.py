@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 def test_all_have_what_the_journal_has(write_experiment: Callable[..., Path], tmp_path: Path):
     toml = write_experiment()
     with toml.open("a") as file:
-        file.write("[track]\ntensorboard = true\nmlflow = true\nwandb = true\n")
+        file.write("[track]\ntensorboard = true\nmlflow = true\nwandb = true\nwait_s = 60.0\n")
     run = tmp_path / "run"
     done = mpirun(2, "mophpc", "run", toml, "--out", run)
     assert done.returncode == 0, done.stderr

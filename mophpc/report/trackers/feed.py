@@ -23,10 +23,9 @@ from mophpc.report.trackers.host import LAST_S
 
 MOST_WAITING = 10_000
 """Records that wait for a tracker; epochs beyond it are dropped and counted."""
-END_S = 5.0
-"""So long a run that has ended waits for a tracker that gives no sign of life."""
-MOST_END_S = 30.0
-"""So long it waits for one that does."""
+MOST_END_S = 15.0
+"""So long a run that has ended waits for a tracker that gives signs of life, if it is not told to
+wait longer for one that gives none."""
 POLL_S = 0.02
 HOST = (sys.executable, "-P", "-m", "mophpc.report.trackers.host")
 """The program of a tracker's process, but for the tracker's name."""
@@ -120,7 +119,9 @@ class _Feed:
                     stderr=log,
                     env=_environment(),
                     bufsize=0,  # a buffer whose writer hangs cannot be let go of at exit
-                    start_new_session=True,  # a Ctrl-C is for the ranks
+                    # A Ctrl-C is for the ranks. In a session of its own its low priority would
+                    # count for nothing, where Linux schedules sessions as groups.
+                    process_group=0,
                 )
             self._pass_on(process)
             status = self._wait(process)
@@ -167,6 +168,7 @@ class Trackers:
         commands: the command line of each tracker's process, by its name.
         logs: a folder for what the processes say.
         note: shows people something.
+        wait_s: how long `end` waits for one that gives no sign of life.
         most_waiting: records that wait for a tracker.
     """
 
@@ -175,9 +177,12 @@ class Trackers:
         commands: Mapping[str, Sequence[str]],
         logs: Path,
         note: Callable[[str], None],
+        *,
+        wait_s: float,
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self._note = note
+        self._wait_s = wait_s
         self._feeds = [
             _Feed(name, command, logs / f"tracker-{name}.log", most_waiting)
             for name, command in commands.items()
@@ -203,7 +208,7 @@ class Trackers:
         """A config has ended; `best` is its best value of the objective."""
         self._tell("final", config_id, status, best)
 
-    def end(self, status: str, best: str | None = None, wait_s: float | None = None) -> None:
+    def end(self, status: str, best: str | None = None) -> None:
         """The run has ended; wait a little for trackers that are late, then end them.
 
         Calling it again is fine.
@@ -211,9 +216,7 @@ class Trackers:
         Args:
             status: `done`, or anything else.
             best: name of the best config.
-            wait_s: for one that gives no sign of life; 5 s by default.
         """
-        wait_s = END_S if wait_s is None else wait_s
         if self._has_ended:
             return
         self._has_ended = True
@@ -222,7 +225,7 @@ class Trackers:
             feed.put(None)
         begin_s = time.monotonic()
         for feed in self._feeds:
-            in_time, waiting = feed.join(begin_s, wait_s), feed.waiting
+            in_time, waiting = feed.join(begin_s, self._wait_s), feed.waiting
             if not in_time:
                 feed.kill()
             if feed.dropped or not in_time:
@@ -265,7 +268,8 @@ def open_trackers(
     track = experiment.track
     if not track.asked:
         return None
-    trackers = Trackers({name: [*HOST, name] for name in track.asked}, folder / "logs", note)
+    commands = {name: [*HOST, name] for name in track.asked}
+    trackers = Trackers(commands, folder / "logs", note, wait_s=track.wait_s)
     targets = track.model_dump()
     if isinstance(track.tensorboard, str):
         targets["tensorboard"] = str(Path(track.tensorboard).resolve())

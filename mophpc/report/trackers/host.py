@@ -21,7 +21,7 @@ from mophpc.report.trackers.protocol import About, Tracker
 
 CLASSES = {"tensorboard": "TensorBoard", "mlflow": "Mlflow", "wandb": "Wandb"}
 
-NICE = 15
+NICE = 10
 """The ranks' processors are theirs."""
 LAST_S = 10.0
 """So long may it take to end after rank 0 has gone."""
