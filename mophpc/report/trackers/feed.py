@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mophpc.errors import ExperimentError
@@ -27,6 +28,8 @@ MOST_END_S = 15.0
 """So long a run that has ended waits for a tracker that gives signs of life, if it is not told to
 wait longer for one that gives none."""
 POLL_S = 0.02
+MOST_WORDS = 300
+"""Characters of what a tracker said last; its log has all."""
 HOST = (sys.executable, "-P", "-m", "mophpc.report.trackers.host")
 """The program of a tracker's process, but for the tracker's name."""
 ALONE_S = LAST_S + 5.0
@@ -158,7 +161,7 @@ class _Feed:
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return shorten(lines[-1], MOST_WORDS, placeholder=" …") if lines else ""
 
 
 class Trackers:
