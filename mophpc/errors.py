@@ -6,6 +6,7 @@ MophpcError                 everything that mophpc raises on purpose
 │   ├── SourceError         the input of `mophpc prepare`
 │   ├── StoreError          a dataset that is missing, foreign, half-written or damaged
 │   ├── RunFolderError      a run folder that cannot be used
+│   ├── RequestError        what is asked of a run that goes on
 │   ├── CostsError          a costs file that cannot be read or lacks a config
 │   ├── LaunchError         the launcher, the number of ranks, the MPI library
 │   └── PictureError        a picture that cannot be drawn or written
@@ -49,6 +50,10 @@ class StoreError(UserError, ValueError):
 
 class RunFolderError(UserError, ValueError):
     """The run folder cannot be used as asked."""
+
+
+class RequestError(UserError, ValueError):
+    """What is asked of a run that goes on cannot be done."""
 
 
 class CostsError(UserError, ValueError):

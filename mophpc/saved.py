@@ -17,6 +17,7 @@ from mophpc.experiment import Experiment, load_experiment
 from mophpc.files import plain, read_lines, write_json, write_whole
 from mophpc.loading import load_callable
 from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.requests import find_config
 
 if TYPE_CHECKING:
     import pandas
@@ -54,13 +55,8 @@ class SavedRun:
         Raises:
             RunFolderError: there is none.
         """
-        for row in self.results.configs:
-            if str(given) in (str(row.config_id), row.config, row.config.partition("-")[0]):
-                return row
-        raise RunFolderError(
-            f"the run '{self.path}' has no config '{given}'; allowed: 0 to "
-            f"{len(self.results.configs) - 1}, or a name"
-        )
+        rows = self.results.configs
+        return rows[find_config(str(given), [row.config for row in rows], self.path)]
 
     def frame(self) -> pandas.DataFrame:
         """Return a row per config: hyperparameters, final metrics, best value, status.

@@ -129,12 +129,13 @@ class Search(BaseModel):
     @field_validator("options")
     @classmethod
     def _as_in_a_file(cls, value: dict[str, Any]) -> dict[str, Any]:
-        wrong = next((key for key, item in value.items() if not _fits_toml(item)), None)
-        if wrong is not None:
-            kind = type(value[wrong]).__name__
-            raise _not_allowed(
-                f"options.{wrong}", kind, "booleans, integers, floats, strings, lists and tables"
-            )
+        for key, item in value.items():
+            if not _fits_toml(item):
+                text = (
+                    f"field 'search.options.{key}' is {item!r}; allowed: booleans, integers, "
+                    f"floats, strings, and lists and tables of these"
+                )
+                raise PydanticCustomError("whole", "{text}", {"text": text})
         return value
 
 

@@ -42,6 +42,7 @@ class LiveView:
         self._next_s = 0.0
         self._begun_s = 0.0
         self._end_s: float | None = None
+        self._total = 0
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -51,13 +52,17 @@ class LiveView:
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """Show how large the plan is, and start the bar."""
         # Scaled by the pace so far, predicted times that are wrong all alike do no harm.
-        self._prediction = predicted(plan)
+        self._total = plan.num_visits
+        self._prediction = predicted(plan) if self._total else None
         self._begun_s = time.monotonic()
-        self.note(
-            f"{len(configs)} configs, {plan.num_shards} shards, {plan.num_ranks} ranks, "
-            f"{plan.num_epochs} epochs: {plan.num_visits} visits, "
-            f"{self._prediction.idle_share:.0%} idle by plan"
-        )
+        sizes = f"{len(configs)} configs, {plan.num_shards} shards, {plan.num_ranks} ranks"
+        if self._prediction is None:
+            self.note(f"{sizes}, up to {plan.num_epochs} epochs, as it is decided")
+        else:
+            self.note(
+                f"{sizes}, {plan.num_epochs} epochs: {plan.num_visits} visits, "
+                f"{self._prediction.idle_share:.0%} idle by plan"
+            )
         if self._mode == "bar":
             self._progress = _Bar(
                 TextColumn("visits"),
@@ -71,9 +76,16 @@ class LiveView:
                 transient=True,
             )
             self._bar = self._progress.add_task(
-                "visits", total=plan.num_visits, rate="", left="?", best="-"
+                "visits", total=self._total, rate="", left="?", best="-"
             )
             self._progress.start()
+
+    def decided(self, visits: int) -> None:
+        """Take over how many visits are made or decided, where more may follow."""
+        if visits != self._total:
+            self._total = visits
+            if self._progress is not None:
+                self._progress.update(self._bar, total=visits)
 
     def expect(self, left_s: float) -> None:
         """Take over how many seconds are left, as planned now."""
@@ -82,16 +94,18 @@ class LiveView:
     def visited(self, elapsed_s: float, visits: int) -> None:
         """Show how far the plan is."""
         elapsed_s = time.monotonic() - self._begun_s
-        if self._prediction is None or self._mode == "off":
+        if self._mode == "off":
             return
-        total = self._prediction.plan.num_visits
+        total = max(self._total, visits)
         # The time left is found from all visits, and these may be of milliseconds.
         if elapsed_s < self._next_s and (self._progress is None or visits < total):
             return
         self._next_s = elapsed_s + (LINE_EVERY_S if self._progress is None else BAR_EVERY_S)
-        left_s = time_left_s(self._prediction, elapsed_s, visits)
+        left_s = 0.0
         if self._end_s is not None:
             left_s = max(0.0, self._end_s - time.monotonic())
+        elif self._prediction is not None:
+            left_s = time_left_s(self._prediction, elapsed_s, visits)
         rate = f"{visits / max(elapsed_s, 1e-9):.1f}/s"
         if self._progress is not None:
             self._progress.update(

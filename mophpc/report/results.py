@@ -22,7 +22,8 @@ class ConfigResult:
     config_id: int
     config: str
     status: str
-    """`done`, or `diverged`: a loss was not finite, and the config left the schedule."""
+    """`done`; `stopped` before it had made all epochs; `diverged`: a loss was not finite, and the
+    config left the schedule; `failed`: it could not be built."""
     hyperparameters: dict[str, Any]
     epochs: int
     """Whole epochs trained."""
@@ -34,6 +35,9 @@ class ConfigResult:
     state_sha256: str
     route: list[dict[str, int]]
     """The visits made, in order: epoch, shard, rank."""
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """Of a config that got a copy of another's state: before which `epoch` of which `source`, and
+    the `hyperparameters` from then on; the first entry has those that it began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Results:
         sign = -1.0 if self.mode == "max" else 1.0
 
         def key(row: ConfigResult) -> tuple[bool, float, int]:
-            last = row.status != "done" or row.best is None
+            last = row.status in ("diverged", "failed") or row.best is None
             return (last, sign * (row.best or 0.0), row.config_id)
 
         return sorted(self.configs, key=key)
@@ -117,21 +121,21 @@ def print_table(results: Results, most: int = 40) -> None:
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for place, row in enumerate(results.ranked[:most]):
         cells = [row.config.partition("-")[0]]
-        cells += [_cell(row.hyperparameters.get(name, "")) for name in names]
-        cells += [_cell(row.best), _cell(row.best_epoch)]
-        cells += [_cell(row.final.get(name)) for name in losses]
+        cells += [cell(row.hyperparameters.get(name, "")) for name in names]
+        cells += [cell(row.best), cell(row.best_epoch)]
+        cells += [cell(row.final.get(name)) for name in losses]
         best = place == 0 and row.status == "done"
         # As Text: a hyperparameter's brackets are not markup.
         table.add_row(*map(Text, cells), Text(row.status), style="bold green" if best else None)
     # A table wider than the terminal wraps; cut to fit, it would lose digits.
-    terminal = None if _is_terminal() else False
+    terminal = None if is_terminal() else False
     console = Console(width=1000, soft_wrap=True, force_terminal=terminal)
     console.print(table)
     if len(results.configs) > most:
         console.print(f"… and {len(results.configs) - most} more in results.csv")
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether a person reads: Open MPI gives a rank a pseudo-terminal, of no size, in any case."""
     try:
         return os.get_terminal_size(1).columns > 0
@@ -139,7 +143,8 @@ def _is_terminal() -> bool:
         return False
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as it is shown in a table: short, and nothing in it moves the cursor."""
     if value is None:
         return "-"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)

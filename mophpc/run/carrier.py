@@ -80,7 +80,7 @@ class Carrier:
         self,
         transport: Transport,
         *,
-        nbytes: Callable[[int], int],
+        nbytes: Callable[[int, int], int],
         allocate: Callable[[int], Buffer],
         lookahead: int,
         checked: bool,
@@ -184,7 +184,7 @@ class Carrier:
 
     def resize(self, parcel: Parcel) -> None:
         """Give a new state the memory that it needs, once that is known."""
-        nbytes = self._nbytes(parcel.config_id)
+        nbytes = self._nbytes(parcel.config_id, parcel.step)
         if len(parcel.arena) != nbytes:
             self.pool.give_back(parcel.arena)
             parcel.arena = self.pool.take(nbytes)
@@ -228,7 +228,7 @@ class Carrier:
                 self._arrived[position] = self._arrival(position, incoming, start_s)
         while (taken := self._queue.take()) is not None:
             stop = self._stops[taken]
-            arena = self.pool.take(self._nbytes(stop.visit.config_id))
+            arena = self.pool.take(self._nbytes(stop.visit.config_id, stop.visit.step))
             if stop.receive is None:
                 self._reserved[taken] = arena
             else:
@@ -252,6 +252,7 @@ class Carrier:
     def awaited(self, position: int) -> Buffer | None:
         """Return the arena that a visit's state is on its way to; None where it is here."""
         stop = self._stops[position]
+        self.advance()
         if not stop.takes_arena or stop.receive is None or self._is_here(position):
             return None
         found = self._incoming.get(position)

@@ -21,24 +21,25 @@ from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
 from mophpc.report.results import ConfigResult, Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
+from mophpc.run.chief import Chief
 from mophpc.run.coordinator import Coordinator
-from mophpc.run.costing import write_costs
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.keeper import Keeper, tidy
+from mophpc.run.ledger import learn_configs
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
-from mophpc.run.planner import Planner
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
+from mophpc.run.searching import Searching
 from mophpc.run.setup import Prepared, claim, prepare_run
 from mophpc.run.stopping import StopFlag
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
-from mophpc.schedule.renewal import Renewal
-from mophpc.search.space import Config, make_configs
+from mophpc.search.space import name_configs
+from mophpc.status_file import State
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -64,7 +65,8 @@ def run_rank(
     try:
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
-        begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, replay))
+        search = Searching()
+        begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, replay, search))
         experiment = Experiment.model_validate(begun["experiment"])
         group.attempt(folder.make)
         rooms = group.attempt(
@@ -79,8 +81,7 @@ def run_rank(
                 turn=turn or nullcontext(),
             )
         )
-        configs = make_configs(experiment, begun["configs"])
-        return _walk(rooms, experiment, configs, stop, begun["replay"])
+        return _walk(rooms, experiment, begun, stop, search)
     except InterruptError as error:
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
@@ -96,17 +97,23 @@ def run_rank(
 def _walk(
     rooms: Rooms,
     experiment: Experiment,
-    configs: tuple[Config, ...],
+    begun: dict[str, Any],
     stop: StopFlag,
-    replay: dict[str, Any] | None,
+    search: Searching,
 ) -> Results:
     """Set up and make the visits; an error that only this rank has ends all ranks."""
     walk, transport = _Walk(rooms, stop), rooms.transport
     try:
+        replay, directed = begun["replay"], begun["directed"]
         again = None if replay is None else from_json(replay)
-        prepared = prepare_run(rooms, experiment, configs, walk.between, again)
-        return walk.run(experiment, prepared, renew=experiment.schedule.is_renewed and not replay)
+        configs = name_configs(experiment, begun["configs"], directed)
+        prepared = prepare_run(
+            rooms, experiment, configs, walk.between, again, search, begun["changes"]
+        )
+        in_parts = again is None and (directed or experiment.schedule.is_renewed)
+        return walk.run(experiment, prepared, in_parts=in_parts)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
+        walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
         if agreed or isinstance(error, InterruptError | PeerError):
             rooms.log.warning("ends: %s", error)
@@ -134,9 +141,7 @@ class _Walk:
         self._sender = RecordSender(transport, REPORTS)
         self._orders = RecordSender(transport, ORDERS)
         self._receivers: list[RecordReceiver] = []
-        self._coordinator: Coordinator | None = None
-        self._planner: Planner | None = None
-        self._renews = False
+        self._chief: Chief | None = None
         self._progress: Progress | None = None
         self._program: RankProgram | None = None
         self._writer = Writer(rooms.events, rooms.log, self._meanwhile)
@@ -153,48 +158,44 @@ class _Walk:
         if self._progress is not None:
             self._progress.between()
 
-    def run(self, experiment: Experiment, prepared: Prepared, *, renew: bool) -> Results:
+    def run(self, experiment: Experiment, prepared: Prepared, *, in_parts: bool) -> Results:
         """Collective. Make this rank's visits; return the results."""
-        rooms, plan = self._rooms, prepared.plan
-        self._renews = renew and plan.num_ranks > 1
-        if rooms.is_root:
-            self._coordinator = Coordinator(
-                plan,
-                prepared.configs,
-                experiment.objective,
-                rooms.folder,
-                rooms.view,
-                open_trackers(experiment, rooms.folder.path, rooms.view.note),
-            )
-            self._coordinator.write_plan()
-            rooms.view.begin(plan, prepared.configs)
+        rooms = self._rooms
         try:
-            self._visit_all(experiment, prepared)
+            self._visit_all(experiment, prepared, in_parts)
         except BaseException:
             with suppress(OSError):  # what ended the run says more than a full disk does
-                self._keep(prepared)
-            if self._coordinator is not None and self._coordinator.trackers is not None:
-                self._coordinator.trackers.abandon()
+                if self._chief is not None:
+                    self._chief.keep()
             raise
         finally:
             if self._progress is not None:
                 self._progress.end()
             self._writer.close()
-        self._keep(prepared)
+        if self._chief is not None:
+            self._chief.keep()
         rooms.view.end()
-        if self._coordinator is not None:
-            rooms.view.spent(self._coordinator.usage)
-        found = self._coordinator
+        found = None if self._chief is None else self._chief.coordinator
+        if found is not None:
+            rooms.view.spent(found.usage)
         record = rooms.group.share(
             None if found is None else write_results(found, experiment, rooms.folder)
         )
+        self.close("ended")
         results = from_record(record, str(rooms.folder.path))
-        if found is not None and found.trackers is not None:
+        if found is not None and (trackers := found.telling.trackers) is not None:
             best = None if results.best is None else results.configs[results.best].config
-            found.trackers.end("done", best)
+            trackers.end("done", best)
         return results
 
-    def _visit_all(self, experiment: Experiment, prepared: Prepared) -> None:
+    def close(self, state: State) -> None:
+        """Tell people outside how the run ended."""
+        if self._chief is not None:
+            self._chief.coordinator.status.end(state)
+            if state != "ended" and (trackers := self._chief.coordinator.telling.trackers):
+                trackers.abandon()
+
+    def _visit_all(self, experiment: Experiment, prepared: Prepared, in_parts: bool) -> None:
         rooms, transport, plan = self._rooms, self._transport, prepared.plan
         carrier = Carrier(
             transport,
@@ -205,7 +206,7 @@ class _Walk:
             events=rooms.events,
             check=self._look_after,
         )
-        self._connect(experiment, prepared, carrier)
+        self._connect(experiment, prepared, carrier, in_parts)
 
         def step() -> bool:
             carrier.advance()
@@ -219,7 +220,7 @@ class _Walk:
         threaded = threaded and experiment.hop.progress != "between"
         use = rooms.bound.device.use
         self._progress = progress = Progress(step, threaded=threaded, begin=use)
-        send = self._sender.send if self._coordinator is None else self._handle
+        send = self._sender.send if self._chief is None else self._chief.handle
 
         def report(record: dict[str, Any]) -> None:
             with progress.lock:
@@ -230,6 +231,7 @@ class _Walk:
             shards=prepared.shards,
             valid=prepared.valid,
             num_shards=plan.num_shards,
+            num_steps=experiment.epochs * plan.num_shards,
             trainer=prepared.trainer,
             keeper=Keeper(rooms.folder, experiment.checkpoints, experiment.objective, self._writer),
             events=rooms.events,
@@ -251,44 +253,41 @@ class _Walk:
         equipment.report({"kind": "rank", "rank": transport.rank, "last": True, **most})
         self._part()
 
-    def _connect(self, experiment: Experiment, prepared: Prepared, carrier: Carrier) -> None:
+    def _connect(
+        self, experiment: Experiment, prepared: Prepared, carrier: Carrier, in_parts: bool
+    ) -> None:
         """Open the ways of reports and orders, and tell the ranks what to do first."""
         transport, plan = self._transport, prepared.plan
 
+        def obey(orders: Orders) -> None:
+            prepared.trainer.learn(orders.news)
+            carrier.tell(orders)
+
         def take(record: dict[str, Any]) -> None:
-            carrier.tell(Orders.from_json(record))
+            orders = Orders.from_json(record)
+            learn_configs(prepared.configs, orders.news)
+            obey(orders)
 
         def tell(orders: list[Orders]) -> None:
-            carrier.tell(orders[0])
+            obey(orders[0])
             for rank, own in enumerate(orders[1:], 1):
-                if own.stops or own.links or own.is_last:
+                if not own.is_nothing:
                     self._orders.send(own.to_json() | {"last": own.is_last}, rank)
 
         if not self._rooms.is_root:
-            if self._renews:
+            if in_parts:
                 self._receivers.append(RecordReceiver(transport, ORDERS, [0], take))
         else:
-            others = range(1, transport.size)
-            self._receivers.append(RecordReceiver(transport, REPORTS, others, self._handle))
-            renewal = Renewal(
-                plan,
-                prepared.costs,
-                seed=experiment.seed,
-                lookahead=experiment.schedule.lookahead,
+            rooms = self._rooms
+            trackers = open_trackers(experiment, rooms.folder.path, rooms.view.note)
+            self._chief = chief = Chief(
+                rooms, experiment, prepared, tell, trackers, in_parts=in_parts
             )
-            self._planner = Planner(renewal, tell, self._rooms.events.now)
-        if not self._renews:
+            others = range(1, transport.size)
+            self._receivers.append(RecordReceiver(transport, REPORTS, others, chief.handle))
+            chief.begin()
+        if not in_parts:
             carrier.tell(whole(plan, transport.rank))
-        elif self._planner is not None:
-            self._planner.begin()
-
-    def _handle(self, record: dict[str, Any]) -> None:
-        """Take a rank's record, on rank 0."""
-        if self._coordinator is not None and self._planner is not None:
-            self._planner.observe(record)
-            if self._renews:
-                self._rooms.view.expect(self._planner.left_s())
-            self._coordinator.handle(record)
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
@@ -308,8 +307,8 @@ class _Walk:
         self._orders.test()
         for receiver in self._receivers:
             receiver.test()
-        if self._renews and self._planner is not None:
-            self._planner.poll()
+        if self._chief is not None:
+            self._chief.poll()
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
@@ -334,31 +333,10 @@ class _Walk:
             for receiver in self._receivers:
                 receiver.test()
             all_left = self._sender.test() and self._orders.test()
-            return all_left and (self._coordinator is None or self._coordinator.all_done)
+            return all_left and (self._chief is None or self._chief.coordinator.all_done)
 
         wait_until(done, self._stop.check)
         self._rooms.group.barrier()
-
-    def _keep(self, prepared: Prepared) -> None:
-        """Put the schedule as it was run, the journal and the costs on disk."""
-        coordinator, planner = self._coordinator, self._planner
-        if coordinator is None or planner is None:
-            return
-        if self._renews:
-            coordinator.replan(planner.plan, planner.predictions)
-        coordinator.write_plan()
-        coordinator.close()
-        if planner.learned is None:
-            return
-        write_costs(
-            self._rooms.folder,
-            prepared.configs,
-            prepared.plan,
-            planner.learned,
-            prepared.store.shard_rows,
-            [prepared.trainer.nbytes(config.config_id) for config in prepared.configs],
-            prepared.link,
-        )
 
 
 def write_results(
@@ -382,6 +360,7 @@ def write_results(
                 best_epoch=history.best_epoch,
                 state_sha256=final["state_sha256"],
                 route=coordinator.route(config.config_id),
+                lineage=coordinator.ledger.lineage_of(config.config_id),
             )
         )
     objective = experiment.objective

@@ -6,15 +6,22 @@ It is on no hop's path: a rank never waits for it.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
+from mophpc.run.ledger import Ledger
 from mophpc.run.ports import Tracking, View
+from mophpc.run.status import Progress, Row, StatusFile
+from mophpc.run.telling import Telling
 from mophpc.schedule.plan import Plan, to_json
+from mophpc.schedule.simulate import Prediction, predicted, time_left_s
 from mophpc.search.space import Config
+from mophpc.status_file import Standing
 
 Record = dict[str, Any]
 
@@ -28,6 +35,7 @@ class History:
     final: Record | None = None
     best: float | None = None
     best_epoch: int | None = None
+    has_begun: bool = False
 
     @property
     def last(self) -> dict[str, float]:
@@ -41,16 +49,17 @@ class Coordinator:
     def __init__(
         self,
         plan: Plan,
-        configs: tuple[Config, ...],
+        ledger: Ledger,
         objective: Objective,
         folder: RunFolder,
         view: View,
         trackers: Tracking | None = None,
     ) -> None:
         self.plan = plan
-        self.configs = configs
+        self.ledger = ledger
+        self.planned_visits = plan.num_visits
         self.objective = objective
-        self.histories = [History() for _ in configs]
+        self._histories: list[History] = []
         self.predictions: list[dict[str, float]] = []
         self.ranks_done = 0
         self.ranks: dict[int, Record] = {}
@@ -58,12 +67,37 @@ class Coordinator:
         self._view = view
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
-        self.trackers = trackers
-        self._told_finals: set[int] = set()
-        if trackers is not None:
-            for config in configs:
-                trackers.config(config.config_id, config.name, config.values)
+        self._steps: dict[int, list[int]] = {}
+        self.telling = Telling(trackers, ledger.configs, plan.num_shards)
+        self.telling.catch_up()
+        self.waits: Callable[[int], bool] = lambda _: False
+        """Says whether a config waits until somebody decides."""
         self._left = 0  # visits that a diverged config will not make
+        self._prediction: Prediction | None = None
+        self._begun_s = time.monotonic()
+        self._end_s: float | None = None
+        self.status = StatusFile(folder.status, self.progress, view.note)
+        self.status.update()
+
+    @property
+    def configs(self) -> Sequence[Config]:
+        """By config_id; others may come."""
+        return self.ledger.configs
+
+    @property
+    def histories(self) -> list[History]:
+        """By config_id."""
+        while len(self._histories) < len(self.configs):
+            self._histories.append(History())
+        return self._histories
+
+    def metrics(self) -> dict[tuple[int, int], dict[str, float]]:
+        """Return what was recorded so far, by (config, epoch)."""
+        return {
+            (config_id, epoch): metrics
+            for config_id, history in enumerate(self.histories)
+            for epoch, metrics in history.epochs.items()
+        }
 
     def handle(self, record: Record) -> None:
         """Take one record of any rank."""
@@ -75,9 +109,16 @@ class Coordinator:
         elif kind == "final":
             self.histories[record["config"]].final = record
             self._tell_final(record["config"])
+            if "why" in record:
+                self._view.note(f"{record['why']}; the others go on")
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
+        self.status.update()
+
+    def expect(self, left_s: float) -> None:
+        """Take over how many seconds are left, as planned now."""
+        self._end_s = time.monotonic() + left_s
 
     @property
     def all_done(self) -> bool:
@@ -94,10 +135,56 @@ class Coordinator:
         self.plan = plan
         self.predictions = predictions
 
+    def progress(self) -> Progress:
+        """Return how far the run is."""
+        visits = len(self._visits) + self._left
+        return Progress(
+            visits=visits,
+            planned_visits=max(visits, self.planned_visits),
+            left_s=self._left_s(visits),
+            objective={
+                "metric": self.objective.metric,
+                "mode": "max" if self.objective.maximise else "min",
+            },
+            best=self.best(),
+            configs=[self._row(config) for config in self.configs],
+        )
+
+    def _row(self, config: Config) -> Row:
+        history = self.histories[config.config_id]
+        standing: Standing = "training" if history.has_begun else "waiting"
+        if history.has_begun and self.waits(config.config_id):
+            standing = "paused"
+        return Row(
+            config_id=config.config_id,
+            config=config.name,
+            status=standing if history.final is None else history.final["status"],
+            epochs=len(history.epochs),
+            hyperparameters=dict(config.values),
+            metrics=dict(history.last),
+            best=history.best,
+            best_epoch=history.best_epoch,
+        )
+
+    def _left_s(self, visits: int) -> float | None:
+        """Return the seconds until the last visit ends, or None before anything is known."""
+        now_s = time.monotonic()
+        if self._end_s is not None:
+            return max(0.0, self._end_s - now_s)
+        if not visits:
+            return None
+        if self._prediction is None:
+            self._prediction = predicted(self.plan)
+        return time_left_s(self._prediction, now_s - self._begun_s, visits)
+
     def _take_visit(self, record: Record) -> None:
         self._visits[record["config"], record["step"]] = record
+        self._steps.setdefault(record["config"], []).append(record["step"])
+        self.histories[record["config"]].has_begun = True
         if record["diverged"]:
-            self._left += self.plan.num_steps - record["step"] - 1
+            config_id, spans = record["config"], self.plan.all_spans
+            end = spans[config_id][1] if config_id < len(spans) else 0
+            self._left += max(0, end - record["step"] - 1)
             name = self.configs[record["config"]].name
             where = f"epoch {record['epoch']}, shard {record['shard']}"
             self._view.note(f"{name} diverged (loss not finite) in {where}; the others go on")
@@ -109,23 +196,17 @@ class Coordinator:
         history.epochs[record["epoch"]] = metrics
         line = {"config_id": config.config_id, "config": config.name, "epoch": record["epoch"]}
         self._journal.write(line | {"rank": record["rank"]} | metrics)
-        if self.trackers is not None:
-            self.trackers.epoch(config.config_id, record["epoch"], metrics)
         value = metrics.get(self.objective.metric)
         if value is not None and self._beats(value, record["epoch"], history):
             history.best, history.best_epoch = value, record["epoch"]
+        self.telling.epoch(config.config_id, record["epoch"], metrics)
         self._tell_final(config.config_id)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
         self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
 
     def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
-        """Tell trackers once that a config has ended, when its epochs have all been heard of."""
-        history = self.histories[config_id]
-        if self.trackers is None or history.final is None or config_id in self._told_finals:
-            return
-        if at_last or len(history.epochs) >= history.final["steps"] // self.plan.num_shards:
-            self._told_finals.add(config_id)
-            self.trackers.final(config_id, history.final["status"], history.best)
+        known = self.histories[config_id]
+        self.telling.final(config_id, known.final, known.epochs, known.best, at_last=at_last)
 
     def _beats(self, value: float, epoch: int, history: History) -> bool:
         """Whether an epoch is the config's best so far; the first of equals, whenever heard of."""
@@ -145,7 +226,7 @@ class Coordinator:
         """
         found: int | None = None
         for config_id, history in enumerate(self.histories):
-            left = history.final is not None and history.final["status"] == "diverged"
+            left = history.final is not None and history.final["status"] in ("diverged", "failed")
             if history.best is None or left:
                 continue
             if found is None or self._better(history.best, self.histories[found].best):
@@ -176,17 +257,16 @@ class Coordinator:
             ]
         record["renewals"] = self.predictions
         record["configs"] = [config.name for config in self.configs]
+        if self.plan.spans is not None:
+            record["values"] = self.ledger.first_values
+            record["changes"] = self.ledger.changes
         self._folder.write_plan(record)
 
     def route(self, config_id: int) -> list[dict[str, int]]:
         """Return the visits that a config made, in order."""
-        steps = range(self.plan.num_steps)
-        made = [self._visits.get((config_id, step)) for step in steps]
-        return [
-            {"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]}
-            for r in made
-            if r is not None
-        ]
+        made = sorted(self._steps.get(config_id, []))
+        records = [self._visits[config_id, step] for step in made]
+        return [{"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]} for r in records]
 
     def close(self) -> None:
         """Put the journal on disk."""

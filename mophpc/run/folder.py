@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def decisions(self) -> Path:
+        """One line per decision on a config, where a method or people decide."""
+        return self.path / "decisions.jsonl"
+
+    @property
     def results(self) -> Path:
         """One row per config."""
         return self.path / "results.json"
@@ -53,6 +58,16 @@ class RunFolder:
     def costs(self) -> Path:
         """What visits, evaluations and hops cost, for `--costs` of another run."""
         return self.path / "costs.json"
+
+    @property
+    def status(self) -> Path:
+        """How far the run is."""
+        return self.path / "status.json"
+
+    @property
+    def requests(self) -> Path:
+        """What people ask of the run, and the answers."""
+        return self.path / "requests"
 
     def events(self, rank: int) -> Path:
         """Timed records of a rank."""

@@ -52,6 +52,16 @@ class Planner:
         self._tell(self._renewal.begin(self._now()))
 
     @property
+    def renewal(self) -> Renewal:
+        """The plan and what is known of how it goes."""
+        return self._renewal
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything has been promised."""
+        return self._renewal.is_over
+
+    @property
     def plan(self) -> Plan:
         """The plan as it is now."""
         return self._renewal.plan()

@@ -18,6 +18,7 @@ from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
 from mophpc.schedule.bounds import idle_advice
 from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_for
 from mophpc.schedule.plan import Plan, from_json, to_json, untimed
+from mophpc.schedule.walk import SPARE_ARENAS
 from mophpc.search.space import Config
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer
@@ -40,6 +41,8 @@ class Planning:
         trainer: TorchTrainer,
         pilot: Pilot | None,
         replay: Plan | None,
+        *,
+        is_open: bool = False,
     ) -> None:
         self._rooms = rooms
         self._experiment = experiment
@@ -48,6 +51,7 @@ class Planning:
         self._trainer = trainer
         self._pilot = pilot
         self._replay = replay
+        self._is_open = is_open  # what follows is decided on the way
         self.costs = Costs.of(1.0, len(configs), store.num_shards)
         """What the plan was made from; a second for every visit where nothing is known."""
         self.checked = experiment.hop.checksum is not False
@@ -63,6 +67,8 @@ class Planning:
         rooms, view = self._rooms, self._rooms.view
         names = [config.name for config in self._configs]
         check_objective(self._trainer, names, self._experiment.objective.metric)
+        if self._is_open:
+            return self._open(names)
         begin_s = time.perf_counter()
         plan = self._replay or self._make(names)
         check_plan(plan, lookahead=self._experiment.schedule.lookahead)
@@ -82,7 +88,43 @@ class Planning:
             self.checked = 2 * moved / BYTES_PER_S < CHECK_SHARE * _visits_s(found.plan)
         return {"plan": to_json(found.plan), "checked": self.checked}
 
+    def _open(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return a plan without visits, where they are decided on the way."""
+        owners, store = self._find_costs(names), self._store
+        for line in ordinary_builds(self._trainer, names):
+            self._rooms.view.note(line)
+        plan = Plan(
+            num_configs=len(names),
+            num_ranks=self._rooms.group.size,
+            num_shards=store.num_shards,
+            num_epochs=self._experiment.epochs,
+            owners=owners,
+            visits_by_rank=((),) * self._rooms.group.size,
+            policy="pool",
+            max_arenas=-(-len(names) // self._rooms.group.size) + SPARE_ARENAS,
+            spans=((0, 0),) * len(names),
+        )
+        if self._experiment.hop.checksum is None and self._pilot is not None:
+            moved = sum(self._trainer.nbytes(c.config_id) for c in self._configs)
+            visits_s = float(self.costs.visit_s.mean(axis=1).sum())
+            self.checked = 2 * moved / BYTES_PER_S < CHECK_SHARE * visits_s
+        return {"plan": to_json(plan), "checked": self.checked}
+
     def _make(self, names: Sequence[str]) -> Plan:
+        owners = self._find_costs(names)
+        return make_plan(
+            self._experiment.schedule.planner,
+            num_configs=len(self._configs),
+            num_shards=self._store.num_shards,
+            num_ranks=self._rooms.group.size,
+            num_epochs=self._experiment.epochs,
+            seed=self._experiment.seed,
+            costs=self.costs,
+            owners=owners,
+        )
+
+    def _find_costs(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Set what things are thought to cost; return the rank that owns each shard."""
         store, num_ranks = self._store, self._rooms.group.size
         given = None if self._pilot is None else self._pilot.costs
         speeds = foreign_factors(given, num_ranks)
@@ -91,16 +133,7 @@ class Planning:
         owners = owners_for(given, store.num_shards, num_ranks, store.shard_rows)
         if given is not None:
             self.costs = given_costs(given, names, owners, num_ranks, store.shard_rows)
-        return make_plan(
-            self._experiment.schedule.planner,
-            num_configs=len(self._configs),
-            num_shards=store.num_shards,
-            num_ranks=num_ranks,
-            num_epochs=self._experiment.epochs,
-            seed=self._experiment.seed,
-            costs=self.costs,
-            owners=owners,
-        )
+        return owners
 
     def _report(self, plan: Plan, pilot: Pilot, planning_s: float) -> None:
         makespan_s = max(visit.predicted_end_s for visit in plan.visits())
@@ -129,16 +162,11 @@ def _visits_s(plan: Plan) -> float:
     return sum(v.predicted_end_s - v.predicted_start_s for v in plan.visits())
 
 
-def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[str]) -> Plan:
-    """Return the plan of an earlier run, to be walked again.
-
-    Args:
-        path: its `plan.json`.
-        sizes: configs, ranks, shards and epochs of this run.
-        names: names of its configs.
+def read_plan(path: Path) -> dict[str, Any]:
+    """Return what the `plan.json` of an earlier run holds; not checked.
 
     Raises:
-        LaunchError: there is no such plan, or it is one of another experiment.
+        LaunchError: it cannot be read, or is no JSON object.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -150,6 +178,33 @@ def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[st
         raise LaunchError(
             f"'{path}' is no plan to replay: it is not JSON; give a run's plan.json"
         ) from error
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise LaunchError(
+            f"'{path}' is no plan to replay: a plan is a JSON object, not {kind}; give a run's "
+            f"plan.json"
+        )
+    for key in ("values", "changes"):
+        rows = record.get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise LaunchError(f"'{path}' is no plan to replay: {key} is no list of tables")
+    return record
+
+
+def read_replay(
+    path: Path, record: dict[str, Any], sizes: tuple[int, int, int, int], names: Sequence[str]
+) -> Plan:
+    """Return the plan of an earlier run, to be walked again.
+
+    Args:
+        path: its `plan.json`, for messages.
+        record: what it holds.
+        sizes: configs, ranks, shards and epochs of this run.
+        names: names of its configs.
+
+    Raises:
+        LaunchError: there is no such plan, or it is one of another experiment.
+    """
     try:
         plan = untimed(from_json(record))
     except (ValueError, PlanError) as error:
@@ -158,7 +213,8 @@ def read_replay(path: Path, sizes: tuple[int, int, int, int], names: Sequence[st
         ) from error
     found = (plan.num_configs, plan.num_ranks, plan.num_shards, plan.num_epochs)
     for what, its, ours in zip(_SIZES, found, sizes, strict=True):
-        if its != ours:
+        longer = what == "epochs" and plan.spans is not None and its > ours
+        if its != ours and not longer:
             raise LaunchError(
                 f"the plan '{path}' has {its} {what}, this run has {ours}; give the plan.json of a "
                 f"run of as many"

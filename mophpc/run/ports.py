@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,12 +76,38 @@ class Session(Protocol):
 class Trainer(Protocol):
     """Makes sessions over arenas."""
 
-    def nbytes(self, config_id: int, /) -> int:
-        """Return the bytes of a config's arena."""
+    def nbytes(self, config_id: int, step: int, /) -> int:
+        """Return the bytes of a config's arena for a visit; 0 where they are not known yet."""
 
     @property
     def waited_s(self) -> float:
         """Seconds that visits have waited for states to get to the device."""
+
+    def learn(self, news: Sequence[Mapping[str, Any]], /) -> None:
+        """Take over what is said of configs that are new, or have other hyperparameters now."""
+
+    def turn_to(self, config_id: int, step: int, /) -> None:
+        """The config makes this visit next."""
+
+    def knows(self, config_id: int, /) -> bool:
+        """Return whether it is known how a config's state is laid out."""
+
+    def lay_out(self, config_id: int, rows: Any, /) -> dict[str, Any]:
+        """Find out how a new config's state is laid out; return it for the other ranks.
+
+        Raises:
+            ExperimentError: the config cannot be trained.
+        """
+
+    def check_change(self, config_id: int, step: int, /) -> None:
+        """Return if the state that a config got a copy of fits what it is to be trained as.
+
+        Raises:
+            ExperimentError: it does not.
+        """
+
+    def change(self, session: Any, config_id: int, step: int, /) -> None:
+        """Change a state that was copied, before its first visit, to other hyperparameters."""
 
     def allocate(self, nbytes: int, /) -> Buffer:
         """Return memory for an arena."""
@@ -134,6 +160,9 @@ class View(Protocol):
 
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """The plan is known and the visits begin."""
+
+    def decided(self, visits: int) -> None:
+        """So many visits are made or decided, where more may follow."""
 
     def expect(self, left_s: float) -> None:
         """So many seconds are left, as planned now."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mophpc.errors import Place
+from mophpc.errors import ExperimentError, Place
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
@@ -24,10 +24,13 @@ Report = Callable[[dict[str, Any]], None]
 class Equipment:
     """What a rank needs for its visits."""
 
-    configs: tuple[Config, ...]
+    configs: list[Config]
+    """By config_id; others may come while it runs."""
     shards: Mapping[int, Rows]
     valid: Rows
     num_shards: int
+    num_steps: int
+    """Visits of a config that makes all epochs."""
     trainer: Trainer
     keeper: Keeper
     events: EventLog
@@ -55,25 +58,15 @@ class RankProgram:
     def run(self) -> None:
         """Make all visits, then wait until the last states have left."""
         begin_s = self._at.events.now()
-        while (stop := self._carrier.next_stop(position := self._position)) is not None:
+        while True:
+            self._let_end()
             self.place = replace(self.place, config=None, epoch=None, shard=None)
             self._at.keeper.check()
-            visit = stop.visit
-            name = self._at.configs[visit.config_id].name
-            self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
-            wanted_s = self._at.events.now()
-            draft = self._draft(position, visit)
-            parcel = self._carrier.obtain(position, wanted_s)
-            if parcel.diverged:
-                self._at.trainer.forget(parcel.arena)
-                self._skip(visit)
-            else:
-                with self._at.turn, self._at.progress:
-                    self._visit(stop, parcel, draft)
-            parcel.step += 1
-            self._carrier.pass_on(stop, parcel)
-            self._carrier.advance()
-            self._position += 1
+            stop = self._carrier.next_stop(self._position)
+            if stop is not None:
+                self._make(stop)
+            elif self._carrier.is_over(self._position):
+                break
         self._carrier.drain()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
         flushed_s = self._at.events.now()
@@ -82,6 +75,68 @@ class RankProgram:
         self.spent["exposed_hop_s"] += self._carrier.exposed_s
         whole_s = self._at.events.now() - begin_s
         self.spent["idle_s"] = max(0.0, whole_s - sum(self.spent.values()))
+
+    def _make(self, stop: Stop) -> None:
+        """Get the state, train it, pass it on."""
+        visit, position = stop.visit, self._position
+        name = self._at.configs[visit.config_id].name
+        self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
+        self._at.trainer.turn_to(visit.config_id, visit.step)
+        wanted_s = self._at.events.now()
+        draft = self._draft(position, visit)
+        while (parcel := self._carrier.obtain(position, wanted_s)) is None:
+            self._let_end()
+        if not parcel.diverged and not self._fits(stop, parcel):
+            parcel.diverged = True
+        if parcel.diverged:
+            self._at.trainer.forget(parcel.arena)
+            self._skip(visit)
+        else:
+            with self._at.turn, self._at.progress:
+                self._visit(stop, parcel, draft)
+        parcel.step += 1
+        self._carrier.pass_on(stop, parcel)
+        self._carrier.advance()
+        self._position += 1
+
+    def _fits(self, stop: Stop, parcel: Parcel) -> bool:
+        """Find out about a config that came while the run went on; return whether it can train."""
+        visit, trainer = stop.visit, self._at.trainer
+        config_id = visit.config_id
+        try:
+            if stop.creates and not trainer.knows(config_id):
+                with self._at.turn, self._at.progress:
+                    with self._at.events.timed("probe", config=config_id):
+                        found = trainer.lay_out(config_id, self._at.shards[visit.shard])
+                    self._at.report({"kind": "layout", "config": config_id, "probe": found})
+                self._carrier.resize(parcel)
+            trainer.check_change(config_id, visit.step)
+        except ExperimentError as error:
+            self._at.log.warning("%s", error, exc_info=error)
+            facts = {"status": "failed", "steps": visit.step, "state_sha256": ""}
+            self._at.report({"kind": "final", "config": config_id, **facts, "why": str(error)})
+            return False
+        return True
+
+    def _let_end(self) -> None:
+        """Keep the weights of configs that end here since somebody decided so."""
+        while (parcel := self._carrier.take_ended()) is not None:
+            config = self._at.configs[parcel.config_id]
+            self.place = replace(self.place, config=config.name, epoch=None, shard=None)
+            if not parcel.diverged:
+                with self._at.turn, self._at.progress:
+                    self._end(config, parcel)
+            self._carrier.free(parcel)
+
+    def _end(self, config: Config, parcel: Parcel) -> None:
+        begin_s = self._at.events.now()
+        self._at.trainer.turn_to(parcel.config_id, parcel.step)
+        state = (parcel.config_id, parcel.arena, parcel.rest, None, parcel.held)
+        session = self._at.trainer.resume(*state)
+        self._at.keeper.save_last(session, config, parcel.step // self._at.num_shards - 1)
+        parcel.rest, parcel.held = session.release()
+        self.spent["checkpoint_s"] += self._at.events.now() - begin_s
+        self._finish(config, parcel, parcel.step)
 
     def look_ahead(self) -> None:
         """Bring the state for the next visit to where it will be trained; called while training."""
@@ -111,6 +166,7 @@ class RankProgram:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
             session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft, parcel.held)
+            trainer.change(session, visit.config_id, visit.step)
         parcel.held, copy_s = None, trainer.waited_s - waited_s
         outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
         trained_s = events.now()
@@ -154,7 +210,7 @@ class RankProgram:
             }
         )
         if ends:
-            self._finish(visit, parcel)
+            self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1)
 
     def _end_epoch(self, session: Session, visit: Visit) -> dict[str, float]:
         with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
@@ -186,14 +242,17 @@ class RankProgram:
             self._at.events.write("snapshot", begin_s, end_s, **facts)
         self.spent["checkpoint_s"] += end_s - begin_s
 
-    def _finish(self, visit: Visit, parcel: Parcel) -> None:
-        config = self._at.configs[visit.config_id]
-        status = "diverged" if parcel.diverged else "done"
+    def _finish(self, config: Config, parcel: Parcel, steps: int) -> None:
+        status = "done" if steps >= self._at.num_steps else "stopped"
+        if parcel.diverged:
+            status = "diverged"
         begin_s = self._at.events.now()
-        digest = self._at.trainer.digest(visit.config_id, parcel.arena, parcel.rest, parcel.held)
-        facts = {"status": status, "steps": visit.step + 1, "state_sha256": digest}
+        digest = self._at.trainer.digest(config.config_id, parcel.arena, parcel.rest, parcel.held)
+        facts = {"status": status, "steps": steps, "state_sha256": digest}
         self._at.keeper.write_manifest(config, facts)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:
-            self._at.log.warning("%s diverged at %s; it leaves the schedule", config.name, visit)
-        self._at.report({"kind": "final", "config": visit.config_id, **facts})
+            self._at.log.warning(
+                "%s diverged in its visit %d; it leaves the schedule", config.name, steps
+            )
+        self._at.report({"kind": "final", "config": config.config_id, **facts})

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,30 @@ from mophpc._version import __version__
 from mophpc.costs_file import LinkCosts, load_costs
 from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
-from mophpc.errors import ExperimentError
+from mophpc.errors import ExperimentError, LaunchError
 from mophpc.experiment import Experiment, with_device
 from mophpc.hop.collectives import Group
 from mophpc.report.trackers.feed import check_installed
 from mophpc.run.costing import find_costs
 from mophpc.run.folder import RunFolder
-from mophpc.run.planning import Planning, read_replay
+from mophpc.run.planning import Planning, read_plan, read_replay
 from mophpc.run.ports import Rows
 from mophpc.run.rooms import Rooms
+from mophpc.run.searching import Searching, begin_search, is_directed
 from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, from_json, to_json
-from mophpc.search.space import Config, make_configs, make_rows
-from mophpc.train.trainer import Probe, TorchTrainer, set_threads
+from mophpc.search.space import Config, name_configs
+from mophpc.train.probe import Probe
+from mophpc.train.trainer import TorchTrainer, set_threads
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """All that the visits need."""
 
-    configs: tuple[Config, ...]
+    configs: list[Config]
+    """Those that there are at the beginning; others may come."""
     store: StoreInfo
     plan: Plan
     costs: Costs
@@ -49,12 +52,22 @@ class Prepared:
     trainer: TorchTrainer
     checked: bool
     """Whether states are checked when they have arrived."""
+    search: Searching = field(default_factory=Searching)
+    changes: Sequence[dict[str, Any]] = ()
+    """Copies of states, where a plan is walked again: what `Roster.learn` takes."""
 
 
 def claim(
-    experiment: Experiment, folder: RunFolder, num_ranks: int, device: str, replay: Path | None
+    experiment: Experiment,
+    folder: RunFolder,
+    num_ranks: int,
+    device: str,
+    replay: Path | None,
+    search: Searching,
 ) -> dict[str, Any]:
     """Check on rank 0 what can be checked before anything is read, and make the run folder.
+
+    `search` gets the method, if there is one.
 
     Raises:
         ExperimentError: `build` cannot be imported.
@@ -68,18 +81,29 @@ def claim(
     check_installed(experiment.track)
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
-    rows = make_rows(experiment)  # once: a constraint is the user's code
-    configs = make_configs(experiment, rows)
+    record = None if replay is None else read_plan(replay)
+    rows = None if record is None else record.get("values")
+    directed = rows is not None or is_directed(experiment)
+    if rows is None:  # once: a constraint is the user's code
+        rows = begin_search(experiment, num_ranks, search)
+    configs = name_configs(experiment, rows, directed)
     if experiment.schedule.costs_file is not None:
         load_costs(experiment.schedule.costs_file).check_names(c.name for c in configs)
     plan = None
-    if replay is not None:
+    if replay is not None and record is not None:
+        if search.method is not None:
+            raise LaunchError(
+                f"the plan '{replay}' has no decisions in it, and search.method is "
+                f'"{experiment.method}"; give the plan.json of a run of this experiment'
+            )
         sizes = (len(configs), num_ranks, store.num_shards, experiment.epochs)
-        plan = to_json(read_replay(replay, sizes, [config.name for config in configs]))
+        plan = to_json(read_replay(replay, record, sizes, [config.name for config in configs]))
     folder.claim(experiment.resolved(versions() | {"store": store.digest}))
     return {
         "experiment": experiment.model_dump(),
         "configs": rows,
+        "directed": directed,
+        "changes": [] if record is None else record.get("changes", []),
         "time": time.time(),
         "replay": plan,
     }
@@ -90,7 +114,9 @@ def prepare_run(
     experiment: Experiment,
     configs: tuple[Config, ...],
     between: Callable[[], None],
-    replay: Plan | None = None,
+    replay: Plan | None,
+    search: Searching,
+    changes: Sequence[dict[str, Any]] = (),
 ) -> Prepared:
     """Collective. Lay the configs' states out, find out what they cost, plan, load shards.
 
@@ -120,7 +146,8 @@ def prepare_run(
     own = group.attempt(
         lambda: _probe_own(rooms, trainer, len(configs), first_shard, store.shard_rows)
     )
-    trainer.adopt(_share_probes(group, own, len(configs)))
+    trainer.adopt(_share_probes(group, own, len(configs)), store.shard_rows)
+    trainer.learn(changes)
     # States come first, then rows where there is room left.
     group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
     placing = rooms.bound.placing(experiment.device.memory_bytes)
@@ -128,7 +155,9 @@ def prepare_run(
     group.attempt(lambda: _prime(rooms, trainer, len(configs), rows, valid, store.shard_rows))
     wanted = replay is None and experiment.schedule.planner == "balanced"
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
-    planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay)
+    planning = Planning(
+        rooms, experiment, store, configs, trainer, pilot, replay, is_open=bool(search.starts)
+    )
     planned = group.from_root(planning.run)
     plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
@@ -142,7 +171,17 @@ def prepare_run(
         rooms.view.note("note: hops have a checksum, so states are staged through the host")
     link = None if pilot is None else pilot.costs.link
     return Prepared(
-        configs, store, plan, planning.costs, link, shards, valid, trainer, planned["checked"]
+        list(configs),
+        store,
+        plan,
+        planning.costs,
+        link,
+        shards,
+        valid,
+        trainer,
+        planned["checked"],
+        search,
+        changes,
     )
 
 

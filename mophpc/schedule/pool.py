@@ -141,6 +141,8 @@ class Pool:
         Args:
             pairs: (config, source); a source may be replaced itself in the same breath.
         """
+        if not pairs:
+            return []
         made = [self.members[source].made for _, source in pairs]
         forks = self._promises.copy(pairs)
         for (config_id, source), step in zip(pairs, made, strict=True):
@@ -165,7 +167,8 @@ class Pool:
         member = self.members[config_id]
         if not member.is_over:
             member.is_over = True
-            self._promises.close(config_id, END)
+            if not self._promises.is_finished(config_id):
+                self._promises.close(config_id, END)
             self._is_urgent = True
 
     def close(self) -> None:
@@ -178,6 +181,27 @@ class Pool:
     def is_over(self) -> bool:
         """Whether the ranks have been told that nothing follows."""
         return self._has_told_all
+
+    def goal_of(self, config_id: int) -> int:
+        """Return the epochs after which a config is decided on."""
+        return self.members[config_id].goal // self._plan.num_shards
+
+    @property
+    def num_decided(self) -> int:
+        """Visits that are made or are to be made, by all that is decided."""
+        step_of = self._promises.step_of
+        return sum(
+            max(step_of(c), 0 if member.is_over else member.goal) - member.begin
+            for c, member in enumerate(self.members)
+        )
+
+    def rank_of(self, config_id: int) -> int:
+        """Return the rank where a config's state is when all is made; -1: it has none yet."""
+        return self._promises.rank_of(config_id)
+
+    def is_finished(self, config_id: int) -> bool:
+        """Whether the last visit that a config can make is promised."""
+        return self._promises.is_finished(config_id)
 
     def waits(self, config_id: int) -> bool:
         """Whether a config has made all that it is to make until somebody decides."""

@@ -23,7 +23,7 @@ class _Rung:
     coming: dict[int, None] = field(default_factory=dict)
     """Those that train towards it."""
     scores: dict[int, float] = field(default_factory=dict)
-    """Of those that have come, wherever they are now; infinite where they ended before."""
+    """Of those that have come, wherever they are now; infinite where they ended there or before."""
     waiting: dict[int, None] = field(default_factory=dict)
     """Those that have come and are not decided on."""
 
@@ -66,8 +66,7 @@ class Asha:
         for rung in self._rungs:
             if config_id in rung.coming:
                 del rung.coming[config_id]
-                is_short = result.is_over and result.epochs < rung.epochs
-                rung.scores[config_id] = math.inf if is_short else result.score
+                rung.scores[config_id] = math.inf if result.is_over else result.score
                 if not result.is_over and rung is not self._rungs[-1]:
                     rung.waiting[config_id] = None
             elif config_id in rung.waiting and result.is_over:  # somebody stopped it

@@ -84,12 +84,8 @@ class Checked:
         given = self._call("tell", self._method.tell, result)
         listed = self._listed("tell", given, "Continue, Copy or Stop")
         decisions = [self._decision(item) for item in listed]
-        # All are decided in one breath: a source may be decided on before the copy.
-        ended = dict(enumerate(self._made))
         for decision in decisions:
             self._take(decision)
-            if isinstance(decision, Copy):
-                self._made[decision.config_id] = ended[decision.source]
         return decisions
 
     def _call(self, what: str, function: Callable[[Any], Any], given: Any) -> Any:
@@ -104,19 +100,18 @@ class Checked:
 
     def _listed(self, what: str, given: Any, kinds: str) -> list[Any]:
         if not isinstance(given, list | tuple):
-            raise self._wrong(what, f"a {type(given).__name__}", f"a list of {kinds}")
+            raise self._wrong(what, _kind(given), f"a list of {kinds}")
         return list(given)
 
     def _start(self, item: Any) -> Start:
         if not isinstance(item, Start):
-            raise self._wrong("ask", f"a {type(item).__name__}", "a list of Start")
+            raise self._wrong("ask", _kind(item), "a list of Start")
         self._check_epochs("ask", item, 0)
         return replace(item, values=self._values("ask", item))
 
     def _decision(self, item: Any) -> Decision:
         if not isinstance(item, Continue | Copy | Stop):
-            kind = type(item).__name__
-            raise self._wrong("tell", f"a {kind}", "a list of Continue, Copy or Stop")
+            raise self._wrong("tell", _kind(item), "a list of Continue, Copy or Stop")
         self._check_waits(item, item.config_id)
         if isinstance(item, Copy):
             self._check_waits(item, item.source)
@@ -165,3 +160,8 @@ class Checked:
 
     def _wrong(self, what: str, given: str, allowed: str) -> ExperimentError:
         return ExperimentError(f"{self._title}: {what} returned {given}; allowed: {allowed}")
+
+
+def _kind(item: object) -> str:
+    name = type(item).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

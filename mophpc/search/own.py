@@ -59,7 +59,8 @@ class Drawn:
 
     def came(self, result: Result) -> None:
         """Tell the source the first score of a config that it gave."""
-        number = self._of_config[result.config_id]
+        known = result.config_id < len(self._of_config)
+        number = self._of_config[result.config_id] if known else None
         if number is not None:
             self._of_config[result.config_id] = None
             self._source.learn(number, result.score)

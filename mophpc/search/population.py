@@ -151,6 +151,8 @@ class Population:
 
     def tell(self, result: Result) -> Sequence[Decision]:
         """Take a result; the last one of a generation decides it."""
+        if result.config_id not in self._values:
+            return ()
         self._intake.learn(result.config_id, result.score)
         self._missing.pop(result.config_id, None)
         if result.is_over or result.epochs >= self._epochs:

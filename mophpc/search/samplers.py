@@ -6,6 +6,7 @@ that it logs or warns of is shown.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import warnings
@@ -21,8 +22,11 @@ from mophpc.search_settings import MOST_CONFIGS, OPTUNA, combinations_of
 if TYPE_CHECKING:
     import optuna
 
-MOST_TRIES = 100
+MOST_TRIES = 20
 """Sets in a row that the constraint refuses, or that were there before, until one is drawn."""
+
+_NEEDS = {"CmaEsSampler": ("cmaes",), "GPSampler": ("torch", "scipy")}
+"""What Optuna itself imports only when it has results to learn from, in the middle of a run."""
 
 _REFUSED = {
     "BaseSampler": "it is abstract",
@@ -64,8 +68,15 @@ class OptunaSource:
         self._name = name
         self._space = space
         self._order = in_order(space)
-        self._seed = seed
         self._constraint = constraint
+        combinations = combinations_of(space)
+        is_small = combinations is not None and combinations <= MOST_CONFIGS
+        self._others = (
+            every_combination(space, constraint)
+            if is_small
+            else draw_endlessly(space, seed, constraint)
+        )
+        """For when the sampler finds nothing new."""
         self._study = _make_study(name, seed, dict(options or {}))
         self._trials: list[optuna.Trial] = []
         """By number: what Optuna knows a set as."""
@@ -135,12 +146,7 @@ class OptunaSource:
 
     def _unseen(self) -> Row | None:
         """Return a set that is new, whatever the sampler thinks of it."""
-        combinations = combinations_of(self._space)
-        if combinations is not None and combinations <= MOST_CONFIGS:
-            rows = every_combination(self._space, self._constraint)
-        else:
-            rows = draw_endlessly(self._space, self._seed, self._constraint)
-        return next((row for row in rows if key_of(row) not in self._numbers), None)
+        return next((row for row in self._others if key_of(row) not in self._numbers), None)
 
     def _suggest(self, trial: optuna.Trial) -> Row:
         row: Row = {}
@@ -187,6 +193,8 @@ def _make_study(name: str, seed: int, options: dict[str, Any]) -> optuna.Study:
     known = inspect.signature(made.__init__).parameters
     ours = {key: value for key, value in _OURS.items() if key in known}
     with _quiet(name):
+        for package in _NEEDS.get(made.__name__, ()):
+            importlib.import_module(package)
         try:
             sampler = made(**{"seed": seed} | ours | options)
         except (TypeError, ValueError) as error:

@@ -102,6 +102,26 @@ def make_configs(
     )
 
 
+def name_configs(
+    experiment: Experiment, rows: Sequence[Mapping[str, Value]], is_open: bool
+) -> tuple[Config, ...]:
+    """Return configs with these hyperparameters.
+
+    Args:
+        experiment: what is tried.
+        rows: hyperparameters of each.
+        is_open: whether others may follow, so that names cannot tell what differs alone.
+    """
+    if not is_open:
+        return make_configs(experiment, rows)
+    return tuple(name_config(index, row) for index, row in enumerate(rows))
+
+
+def name_config(index: int, values: Mapping[str, Value]) -> Config:
+    """Return a config that may come after others; its name has all its hyperparameters."""
+    return Config(index, dict(values), _name(index, 3, values))
+
+
 def careful(constraint: Callable[..., Any] | None) -> Constraint | None:
     """Return the user's constraint, with its mistakes as ours."""
     if constraint is None:

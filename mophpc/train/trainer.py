@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,22 @@ import torch
 from mophpc.errors import ExperimentError, MophpcError
 from mophpc.train.arena import Arena, Home, Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
-from mophpc.train.bind import Draft, bind, bind_new, flatten_rnns, layout_of, settle
+from mophpc.train.bind import (
+    Draft,
+    bind,
+    bind_new,
+    flatten_rnns,
+    layout_of,
+    module_tensors,
+    settle,
+)
 from mophpc.train.compiling import compile_models
 from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
 from mophpc.train.evaluation import evaluate, metric_of
+from mophpc.train.explore import explore
+from mophpc.train.probe import Probe, Rehearsal
+from mophpc.train.roster import Roster
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
 from mophpc.train.stage import Held, staging_for
@@ -26,44 +36,6 @@ from mophpc.train.task import Batch, Task, check_task
 
 _MOST_SKIPPED = 24
 """Steps that a scaler leaves out at most, to begin with: it halves a scale of 2^16 each time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What two batches of a config told about its state."""
-
-    layout: Layout
-    ordinary: str | None
-    """Why it must be built with its initial weights at every visit; None where it need not."""
-    metrics: tuple[str, ...] = ()
-    """Names of the Task's metrics."""
-    compiles: bool = False
-    """Whether its models are compiled."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, to be shared with all ranks."""
-        return {
-            "layout": self.layout.to_json(),
-            "ordinary": self.ordinary,
-            "metrics": list(self.metrics),
-            "compiles": self.compiles,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Probe:
-        """Read what `to_json` gave."""
-        layout, metrics = Layout.from_json(value["layout"]), tuple(value["metrics"])
-        return cls(layout, value["ordinary"], metrics, value["compiles"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Rehearsal:
-    """The state after a batch, and the metrics of that batch, or why there are none."""
-
-    arena: Arena
-    rest: bytes
-    metrics: dict[str, float]
-    failure: str | None = None
 
 
 class TorchTrainer:
@@ -91,17 +63,87 @@ class TorchTrainer:
         buffers: int = 3,
     ) -> None:
         self._build_config = build
-        self._configs = configs
+        self._roster = Roster(configs)
         self._fields = fields
         self._seed = seed
         self._between = between
         self.device = device
         self.staging = staging_for(device, buffers)
-        self._probes: Sequence[Probe] = ()
+        self._shard_rows: Sequence[int] = ()
 
-    def adopt(self, probes: Sequence[Probe]) -> None:
-        """Take over what the probes of all configs told, by config_id."""
-        self._probes = probes
+    def adopt(self, probes: Sequence[Probe], shard_rows: Sequence[int] = ()) -> None:
+        """Take over what the probes of all configs told, by config_id.
+
+        Args:
+            probes: of each config.
+            shard_rows: rows of all shards, for the probes of configs that come later.
+        """
+        self._roster.adopt(probes)
+        self._shard_rows = shard_rows
+
+    def learn(self, news: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what is said of configs that are new, or have other hyperparameters now.
+
+        Args:
+            news: as for `Roster.learn`.
+        """
+        self._roster.learn(news)
+
+    def turn_to(self, config_id: int, step: int) -> None:
+        """Say that a config makes this visit next, with the hyperparameters that it has then."""
+        self._roster.turn_to(config_id, step)
+
+    def knows(self, config_id: int) -> bool:
+        """Return whether it is known how a config's state is laid out."""
+        return self._roster.now(config_id).probe is not None
+
+    def lay_out(self, config_id: int, rows: Rows) -> dict[str, Any]:
+        """Find out how a new config's state is laid out; return it for `learn` of other ranks.
+
+        Raises:
+            ExperimentError: `build` or a batch failed; the message names the config.
+        """
+        found = self.probe(config_id, rows, self._shard_rows)
+        self._roster.lay_out(config_id, found)
+        return found.to_json()
+
+    def check_change(self, config_id: int, step: int) -> None:
+        """Return if the state that a config got fits the Task that it is to be trained as.
+
+        Raises:
+            ExperimentError: `build` fails with the new hyperparameters, or makes another model.
+        """
+        if self._before(config_id, step) is None:
+            return
+        slots = {slot.name: slot.shape for slot in self._roster.probe(config_id).layout.slots}
+        for tensor_name, tensor in module_tensors(self._fresh(config_id)).items():
+            if slots.get(tensor_name) != tuple(tensor.shape):
+                raise ExperimentError(
+                    f"config {self.name(config_id)}: the new hyperparameters make a model whose "
+                    f"'{tensor_name}' is of shape {tuple(tensor.shape)}; in the state that was "
+                    f"copied it is {slots.get(tensor_name, 'not there')}"
+                )
+
+    def change(self, session: Session, config_id: int, step: int) -> None:
+        """Change the optimizer of a state that was copied, before its first visit.
+
+        Raises:
+            ExperimentError: the new hyperparameters make another kind of optimizer.
+        """
+        before = self._before(config_id, step)
+        if before is not None:
+            explore(session.task, self._fresh(config_id, before), self._fresh(config_id))
+
+    def _before(self, config_id: int, step: int) -> Mapping[str, Any] | None:
+        """Return the hyperparameters that a state had until this visit, where it was copied."""
+        version = self._roster.at(config_id, step)
+        return version.before if version.step == step else None
+
+    def _fresh(self, config_id: int, values: Mapping[str, Any] | None = None) -> Task:
+        """Return a Task of which only the shapes and the optimizer's settings are looked at."""
+        lean = self._roster.probe(config_id).ordinary is None
+        with torch.device("meta") if lean else nullcontext():
+            return self._build(config_id, lean=lean, values=values)
 
     def make_room(self) -> int:
         """Take memory on the device for the largest states; return for how many.
@@ -109,27 +151,28 @@ class TorchTrainer:
         Raises:
             StateError: not even one fits.
         """
-        return self.staging.prepare(max(probe.layout.nbytes for probe in self._probes))
+        return self.staging.prepare(self._roster.largest)
 
     def name(self, config_id: int) -> str:
         """Return a config's name."""
-        return self._configs[config_id][0]
+        return self._roster.now(config_id).name
 
-    def nbytes(self, config_id: int) -> int:
-        """Return the bytes of a config's arena."""
-        return self._probes[config_id].layout.nbytes
+    def nbytes(self, config_id: int, step: int = 0) -> int:
+        """Return the bytes of a config's arena for a visit; 0 where they are not known yet."""
+        probe = self._roster.at(config_id, step).probe
+        return 0 if probe is None else probe.layout.nbytes
 
     def metrics(self, config_id: int) -> tuple[str, ...]:
         """Return the names of a config's metrics."""
-        return self._probes[config_id].metrics
+        return self._roster.probe(config_id).metrics
 
     def ordinary(self, config_id: int) -> str | None:
         """Return why a config must be built with its initial weights at every visit, or None."""
-        return self._probes[config_id].ordinary
+        return self._roster.probe(config_id).ordinary
 
     def compiles(self, config_id: int) -> bool:
         """Return whether a config's models are compiled."""
-        return self._probes[config_id].compiles
+        return self._roster.probe(config_id).compiles
 
     def allocate(self, nbytes: int) -> Arena:
         """Return memory for an arena, from where a device can copy in the background."""
@@ -142,7 +185,7 @@ class TorchTrainer:
         Raises:
             ExperimentError: the user's `build` raised or returned the wrong thing.
         """
-        layout = self._probes[config_id].layout
+        layout = self._roster.probe(config_id).layout
         home = self.staging.reserve(arena, layout)
         self.staging.ready(arena)
         task = bind_new(self._build(config_id), layout, home, self.device)
@@ -150,7 +193,7 @@ class TorchTrainer:
 
     def ahead(self, config_id: int, arena: Arena, held: Held | None = None) -> None:
         """Begin to bring a state to the device: its visit is next."""
-        self.staging.ahead(arena, self._probes[config_id].layout, held)
+        self.staging.ahead(arena, self._roster.probe(config_id).layout, held)
 
     def draft(self, config_id: int, arena: Arena) -> Draft:
         """Build a config around a state that is on its way to `arena`.
@@ -159,7 +202,8 @@ class TorchTrainer:
             ExperimentError: the user's `build` raised or returned the wrong thing.
             StateError: what it built has another layout.
         """
-        return self._draft(config_id, self.staging.reserve(arena, self._probes[config_id].layout))
+        layout = self._roster.probe(config_id).layout
+        return self._draft(config_id, self.staging.reserve(arena, layout))
 
     def resume(
         self,
@@ -182,7 +226,7 @@ class TorchTrainer:
             ExperimentError: the user's `build` raised or returned the wrong thing.
             StateError: the state is not this config's.
         """
-        layout = self._probes[config_id].layout
+        layout = self._roster.probe(config_id).layout
         home = self.staging.fetch(arena, layout, held)
         if draft is None or draft.home.device.data_ptr() != home.device.data_ptr():
             draft = self._draft(config_id, home)
@@ -203,7 +247,7 @@ class TorchTrainer:
         """Return the state's `state_sha256`."""
         if held is not None:
             held.wait()
-        return state_sha256(self._probes[config_id].layout, arena, rest)
+        return state_sha256(self._roster.probe(config_id).layout, arena, rest)
 
     def probe(self, config_id: int, rows: Rows, shard_rows: Sequence[int] = ()) -> Probe:
         """Train two batches on the side to learn a config's layout and whether lean builds work.
@@ -220,7 +264,7 @@ class TorchTrainer:
         Raises:
             ExperimentError: `build` or a batch failed; the message names the config.
         """
-        name = self._configs[config_id][0]
+        name = self.name(config_id)
         task = self._build(config_id)
         try:
             batch = self._first_batch(task, rows)
@@ -274,11 +318,11 @@ class TorchTrainer:
             ExperimentError: the user's code failed; the message names the config.
         """
         try:
-            self._prime(self._probes[config_id], config_id, rows, valid, shard_rows)
+            self._prime(self._roster.probe(config_id), config_id, rows, valid, shard_rows)
         except MophpcError:
             raise  # a signal, a damaged store, or named already
         except (Exception, SystemExit) as error:  # whatever the user's code does
-            name = self._configs[config_id][0]
+            name = self.name(config_id)
             raise ExperimentError(f"config {name}: compiling it raised {said(error)}") from error
 
     def _prime(
@@ -320,7 +364,7 @@ class TorchTrainer:
 
     def _rehearse(
         self, config_id: int, layout: Layout, start: Arena, rest: bytes, batch: Batch, *, lean: bool
-    ) -> _Rehearsal:
+    ) -> Rehearsal:
         home = self._scratch(layout, start)
         task, _ = bind(lambda: self._build(config_id, lean=lean), layout, home, rest, lean=lean)
         self._make_ready(task)
@@ -330,7 +374,7 @@ class TorchTrainer:
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             found = evaluate(task, InMemory(batch), device=self.device)
-            return _Rehearsal(arena, rest, found)
+            return Rehearsal(arena, rest, found)
         except (Exception, SystemExit) as error:
             metric = metric_of(error)
             if not lean and isinstance(error, ExperimentError):
@@ -339,7 +383,7 @@ class TorchTrainer:
                 raise ExperimentError(f"evaluating a batch raised {said(error)}") from error
             # A metric may well want more than a batch.
             where = "" if metric is None else f"metric '{metric}' raised "
-            return _Rehearsal(arena, rest, {}, where + said(error))
+            return Rehearsal(arena, rest, {}, where + said(error))
 
     def _scratch(self, layout: Layout, start: Arena | None = None) -> Home:
         """Return memory for a state that no visit is made with, with the bytes of `start` or 0."""
@@ -376,9 +420,12 @@ class TorchTrainer:
         batch = dict(batch)
         train_step(task, task.batch_transform(batch) if task.batch_transform else batch)
 
-    def _build(self, config_id: int, *, lean: bool = False) -> Task:
+    def _build(
+        self, config_id: int, *, lean: bool = False, values: Mapping[str, Any] | None = None
+    ) -> Task:
         """Return a config with its initial weights, on the device, or on the meta device."""
-        name, values = self._configs[config_id]
+        version = self._roster.now(config_id)
+        name, values = version.name, version.values if values is None else values
         seed_all(self._seed)
         where = self.device.where
         # On a GPU all that `build` makes is there, tensors in closures too.
@@ -393,7 +440,7 @@ class TorchTrainer:
         return task
 
     def _draft(self, config_id: int, home: Home) -> Draft:
-        probe = self._probes[config_id]
+        probe = self._roster.probe(config_id)
         lean = probe.ordinary is None
         return Draft(lambda: self._build(config_id, lean=lean), probe.layout, home, lean=lean)
 

@@ -149,15 +149,15 @@ def _trained(task):
 
 def test_a_probe_travels_as_json():
     trainer = make_trainer({}, plain)
-    probe = trainer._probes[0]
+    probe = trainer._roster.probe(0)
     assert type(probe).from_json(probe.to_json()) == probe
     assert probe.metrics == ("accuracy",)
 
 
 def test_what_is_built_with_values_is_said_once_per_reason():
     trainer = make_trainer({}, reads_values)
-    probe = trainer._probes[0]
-    lean = make_trainer({}, plain)._probes[0]
+    probe = trainer._roster.probe(0)
+    lean = make_trainer({}, plain)._roster.probe(0)
     trainer.adopt([probe, lean, probe, probe])
     (line,) = ordinary_builds(trainer, ["c000", "c001", "c002", "c003"])
     assert line.startswith("note: c000 and 2 more are built with initial weights")

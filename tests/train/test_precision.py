@@ -61,7 +61,7 @@ def overflowing(config):
 
 def test_steps_that_the_scaler_leaves_out_at_first_do_not_hide_the_optimizers_state():
     trainer = make_trainer({}, overflowing)
-    names = {slot.name for slot in trainer._probes[0].layout.slots}
+    names = {slot.name for slot in trainer._roster.probe(0).layout.slots}
     assert "optimizer.1.weight.exp_avg" in names
     *_, (digest, _, session) = hopped(trainer)
     assert session.task.scaler.get_scale() < 2.0**16

@@ -14,7 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imp
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from mophpc.report.trackers.protocol import DONE, About
+from mophpc.report.trackers.protocol import WELL, About
 
 EXPERIMENT = "mophpc"
 MOST_PARAMS, MOST_CHARACTERS = 100, 6000
@@ -60,11 +60,11 @@ class Mlflow:
         self._client.set_tag(run, "mophpc.status", status)
         if best is not None:
             self._client.log_metric(run, f"best_{self._metric}", best)
-        self._client.set_terminated(run, "FINISHED" if status == DONE else "FAILED")
+        self._client.set_terminated(run, "FINISHED" if status in WELL else "FAILED")
 
     def end(self, status: str, best: str | None) -> None:
         """See `Tracker`."""
-        ended = "FINISHED" if status == DONE else "KILLED"
+        ended = "FINISHED" if status in WELL else "KILLED"
         for config_id in self._configs.keys() - self._ended:
             self._client.set_terminated(self._configs[config_id], ended)
         if best is not None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-DONE = "done"
-"""Status of a config or run that ended well."""
+WELL = ("done", "stopped")
+"""Statuses of a config or run that ended well; a method or a person may stop a config."""
 
 
 @dataclass(frozen=True, slots=True)

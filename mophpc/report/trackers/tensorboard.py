@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from mophpc.report.trackers.protocol import DONE, About
+from mophpc.report.trackers.protocol import WELL, About
 
 FOLDER = "tensorboard"
 
@@ -53,7 +53,7 @@ class TensorBoard:
         """See `Tracker`."""
         if best is not None:
             self._write(config_id, Summary(value=[_scalar(f"best_{self._metric}", best)]))
-        success = api_pb2.STATUS_SUCCESS if status == DONE else api_pb2.STATUS_FAILURE
+        success = api_pb2.STATUS_SUCCESS if status in WELL else api_pb2.STATUS_FAILURE
         ended = plugin_data_pb2.SessionEndInfo(status=success, end_time_secs=time.time())
         data = plugin_data_pb2.HParamsPluginData(session_end_info=ended)
         value = Summary.Value(

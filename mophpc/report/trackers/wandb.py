@@ -7,7 +7,7 @@ from typing import Any
 
 import wandb
 
-from mophpc.report.trackers.protocol import DONE, About
+from mophpc.report.trackers.protocol import WELL, About
 
 
 class Wandb:
@@ -31,13 +31,13 @@ class Wandb:
         """See `Tracker`."""
         run = self._run(config_id)
         run.summary.update({"status": status, f"best_{self._about.metric}": best})
-        run.finish(exit_code=0 if status == DONE else 1)
+        run.finish(exit_code=0 if status in WELL else 1)
         del self._runs[config_id]
 
     def end(self, status: str, best: str | None) -> None:  # noqa: ARG002
         """See `Tracker`."""
         for run in self._runs.values():
-            run.finish(exit_code=0 if status == DONE else 1)
+            run.finish(exit_code=0 if status in WELL else 1)
         self._runs.clear()
 
     def _run(self, config_id: int) -> Any:

@@ -1,0 +1,123 @@
+"""Commands for runs and what they leave: run, verify, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mophpc.cli.common import AsJson, check_one_of, is_root
+from mophpc.errors import UserError
+
+
+def run(
+    experiment: Annotated[Path, typer.Argument(help="TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to make.")],
+    transport: Annotated[
+        str, typer.Option(help="'mpi', or 'local': ranks are threads that take turns.")
+    ] = "mpi",
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", "-n", min=1, help="For 'local' only; 1 by default.")
+    ] = None,
+    progress: Annotated[str, typer.Option(help="'auto', 'bar', 'lines' or 'off'.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="'auto', 'cpu', 'cuda', or 'twin', a stand-in for a GPU on the CPU."),
+    ] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(help="'measured', 'equal', or a costs file, as a run's costs.json."),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="plan.json of an earlier run, to be walked again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train every config; start it with mpirun or srun.
+
+    Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
+    """
+    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device
+    from mophpc.report.results import print_table
+    from mophpc.run.start import run_experiment
+
+    check_one_of("--progress", progress, ("auto", "bar", "lines", "off"))
+    check_one_of("--transport", transport, ("mpi", "local"))
+    if device is not None:
+        check_one_of("--device", device, DEVICES)
+    if ranks is not None and transport != "local":
+        raise UserError(
+            f"--ranks {ranks} is for --transport local; with MPI, start with mpirun -n {ranks}"
+        )
+    if replay is not None and costs is not None:
+        raise UserError(
+            f"--costs {costs} is for planning, and --replay {replay} walks a plan; leave one out"
+        )
+    found = with_device(with_costs(load_experiment(experiment), costs), device)
+    results = run_experiment(
+        found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay
+    )
+    if is_root():
+        if as_json:
+            print(json.dumps(results.record(), indent=1))
+        else:
+            print_table(results)
+            print(f"run folder: {out}")
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", help="Config id or name; all by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train configs again in plain torch and compare every byte.
+
+    Example: mophpc verify runs/first --config 3
+    """
+    from mophpc.verify import verify as verify_run
+
+    verdicts = []
+    for verdict in verify_run(run, config or []):
+        verdicts.append(verdict)
+        if not as_json:
+            print(verdict)
+    equal = sum(verdict.equal for verdict in verdicts)
+    if as_json:
+        print(json.dumps([verdict.record() for verdict in verdicts], indent=1))
+    else:
+        print(f"{equal} of {len(verdicts)} configs are equal to sequential training")
+    if equal != len(verdicts):
+        raise typer.Exit(1)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    best: Annotated[bool, typer.Option("--best", help="The best config; so by default.")] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Another config, by id or name.")
+    ] = None,
+    last: Annotated[
+        bool, typer.Option("--last", help="Its newest weights, and not those of its best epoch.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a config's weights, and what is needed to build its model, into a folder.
+
+    Example: mophpc export runs/first --best best-model
+    """
+    from mophpc.saved import BEST, LAST, load_run
+
+    if best and config is not None:
+        raise UserError(f"--best and --config {config} exclude each other; leave one out")
+    found = load_run(run)
+    row = found.best if config is None else found.config(config)
+    folder = found.export(out, row.config_id, LAST if last else BEST)
+    if as_json:
+        print(json.dumps({"config": row.config, "folder": str(folder)}, indent=1))
+    else:
+        print(f"{row.config} is in {folder}: mophpc.load_model('{folder}') returns its model")

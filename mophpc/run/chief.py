@@ -1,0 +1,157 @@
+"""Rank 0's side of a run: it keeps the journal, plans on, and takes up what people ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mophpc.experiment import Experiment
+from mophpc.requests import RequestBox
+from mophpc.run.coordinator import Coordinator
+from mophpc.run.costing import write_costs
+from mophpc.run.director import Director
+from mophpc.run.ledger import Ledger
+from mophpc.run.planner import Planner
+from mophpc.run.ports import Tracking
+from mophpc.run.rooms import Rooms
+from mophpc.run.setup import Prepared
+from mophpc.run.wishes import grant
+from mophpc.schedule.orders import Orders
+from mophpc.schedule.pool import Pool
+from mophpc.schedule.renewal import Renewal
+from mophpc.search import room_of
+
+Record = dict[str, Any]
+
+FIXED = (
+    "the plan of this run was fixed when it began (one that is replayed, or a schedule that is not "
+    "renewed); leave schedule.policy and schedule.renew as they are by default"
+)
+ENDING = "the run is about to end, and takes nothing new"
+
+
+class Chief:
+    """Takes the records of all ranks, and says what they are to do next.
+
+    Args:
+        rooms: of rank 0.
+        experiment: that is run.
+        prepared: for the visits.
+        tell: takes what each rank is told next.
+        trackers: told of what goes on, if there are any.
+        in_parts: whether ranks are told their visits in parts; else they know them all.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        experiment: Experiment,
+        prepared: Prepared,
+        tell: Callable[[list[Orders]], None],
+        trackers: Tracking | None = None,
+        *,
+        in_parts: bool,
+    ) -> None:
+        self._rooms = rooms
+        self._experiment = experiment
+        self._prepared = prepared
+        self._tell = tell
+        self._in_parts = in_parts
+        self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
+        self.ledger.replay(prepared.changes, prepared.plan.num_shards)
+        self.coordinator = Coordinator(
+            prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view, trackers
+        )
+        self._box = RequestBox(rooms.folder.requests, rooms.view.note)
+        self._planner: Planner | Director
+        plan, lookahead = prepared.plan, experiment.schedule.lookahead
+        if prepared.search.method is not None:
+            self._planner = self._direct(Pool(plan, prepared.costs, lookahead=lookahead))
+        else:
+            renewal = Renewal(plan, prepared.costs, seed=experiment.seed, lookahead=lookahead)
+            self._planner = Planner(renewal, tell, rooms.events.now)
+
+    def begin(self) -> None:
+        """Write the plan, and tell the ranks what to do first."""
+        self.coordinator.write_plan()
+        self._rooms.view.begin(self.coordinator.plan, tuple(self.ledger.configs))
+        if self._in_parts:
+            self._planner.begin()
+
+    def handle(self, record: Record) -> None:
+        """Take a rank's record."""
+        self._planner.observe(record)
+        if self._in_parts:
+            self._rooms.view.expect(self._planner.left_s())
+            self.coordinator.expect(self._planner.left_s())
+        self.coordinator.handle(record)
+
+    def poll(self) -> None:
+        """Take up what was asked and decided; never waits."""
+        for request in self._box.poll():
+            director = self._director()
+            if isinstance(director, str):
+                self._box.answer(request, False, director)
+            else:
+                accepted, text = grant(
+                    request.wish, director, self._experiment, self._rooms.folder.path
+                )
+                self._box.answer(request, accepted, text)
+                self._rooms.view.note(f"{request}: {text}")
+        if self._in_parts:
+            self._planner.poll()
+            if isinstance(self._planner, Director):
+                decided = self._planner.pool.num_decided
+                self._rooms.view.decided(decided)
+                self.coordinator.planned_visits = decided
+        self.coordinator.status.beat()
+
+    def keep(self) -> None:
+        """Put the schedule as it was run, the journals and the costs on disk."""
+        self._box.close()
+        coordinator, planner = self.coordinator, self._planner
+        if self._in_parts:
+            coordinator.replan(planner.plan, planner.predictions)
+        coordinator.write_plan()
+        coordinator.close()
+        self.ledger.close()
+        learned, prepared = planner.learned, self._prepared
+        if learned is not None:
+            write_costs(
+                self._rooms.folder,
+                self.ledger.configs,
+                prepared.plan,
+                learned,
+                prepared.store.shard_rows,
+                [prepared.trainer.nbytes(c.config_id) for c in self.ledger.configs],
+                prepared.link,
+            )
+
+    def _direct(self, pool: Pool) -> Director:
+        search = self._prepared.search
+        self.coordinator.waits = pool.waits
+        return Director(
+            pool,
+            self.ledger,
+            epochs=self._experiment.epochs,
+            num_shards=self._prepared.plan.num_shards,
+            objective=self._experiment.objective,
+            tell=self._tell,
+            report=self.coordinator.handle,
+            now=self._rooms.events.now,
+            method=search.method,
+            starts=search.starts,
+            in_flight=room_of(self._experiment, self._prepared.plan.num_ranks),
+        )
+
+    def _director(self) -> Director | str:
+        """Return who takes up what people ask; a sentence where nobody can any more."""
+        if isinstance(self._planner, Planner):
+            if not self._in_parts:
+                return FIXED
+            if self._planner.is_over:
+                return ENDING
+            director = self._direct(Pool.after(self._planner.renewal))
+            director.know(self.coordinator.metrics())
+            self._planner = director
+        return ENDING if self._planner.is_closed else self._planner

@@ -1,0 +1,54 @@
+"""The method of a run, on rank 0: made before anything else, since it says what is to be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mophpc.dimensions import Value
+from mophpc.errors import ExperimentError
+from mophpc.experiment import Experiment
+from mophpc.search import Method, Start, make_method, make_rows, room_of
+from mophpc.search_settings import FIXED
+
+
+@dataclass(slots=True)
+class Searching:
+    """Who decides on configs, and with what it began; real on rank 0 only."""
+
+    method: Method | None = None
+    """None: every config makes all epochs."""
+    starts: Sequence[Start] = ()
+
+
+def is_directed(experiment: Experiment) -> bool:
+    """Whether configs are decided on while they are trained."""
+    search = experiment.search
+    stops = search.patience is not None or search.median is not None
+    return stops or experiment.method not in FIXED
+
+
+def begin_search(
+    experiment: Experiment, num_ranks: int, search: Searching
+) -> list[dict[str, Value]]:
+    """Make the method, if there is one, and return the first hyperparameters to try.
+
+    Args:
+        experiment: with its search settings.
+        num_ranks: that train.
+        search: gets the method.
+
+    Raises:
+        ExperimentError: the method or its configs cannot be made.
+    """
+    if not is_directed(experiment):
+        return make_rows(experiment)
+    room = room_of(experiment, num_ranks)
+    method = make_method(experiment, room)
+    search.method, search.starts = method, list(method.ask(room))
+    if not search.starts:
+        raise ExperimentError(
+            f"search.method '{experiment.method}' returned no config to begin with; "
+            f"its ask must return at least one"
+        )
+    return [dict(start.values) for start in search.starts]
