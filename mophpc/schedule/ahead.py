@@ -43,6 +43,7 @@ class Market:
     _work_s: FloatArray = field(init=False)
     _may: NDArray[np.bool_] = field(init=False)
     _ready_s: FloatArray = field(init=False)
+    _waits_since: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         """Find out what each config has to do, and where it may go."""
@@ -55,6 +56,7 @@ class Market:
         stands = begins & (self.at >= 0)  # an epoch begins where the last one ended
         self._may[stands] = False
         self._may[stands, self.at[stands]] = self.stays[stands] > 0
+        self._waits_since = [_NEVER] * len(self.free_s)
         self._ready_s = self.end_s + np.where(begins, 0.0, self.hop_s)
 
     @property
@@ -83,15 +85,9 @@ class Market:
                 starts.append(now)
                 self._take(index, rank, now)
             else:
-                self.free_s[rank] = self._next_look(now)
-
-    def _next_look(self, now: float) -> float:
-        """Return when a rank that finds nothing looks again: when anything changes."""
-        if self.free_s.count(now) > 1:
-            return float(np.nextafter(now, _NEVER))  # another one has yet to act at this moment
-        ready = self._ready_s[self._may.any(axis=1) & (self._ready_s > now)]
-        others = min((at for at in self.free_s if at > now), default=_NEVER)
-        return min(float(ready.min()) if ready.size else _NEVER, others)
+                self._waits_since[rank] = now
+                later = self._ready_s[self._may[:, rank] & (self._ready_s > now)]
+                self.free_s[rank] = float(later.min()) if later.size else _NEVER
 
     def _take(self, index: int, rank: int, now: float) -> None:
         took = float(self.stay_s[index, rank])
@@ -104,6 +100,7 @@ class Market:
             took += float(self.eval_s[index])
         self._work_s[index] = max(0.0, self._work_s[index] - took)
         self.free_s[rank] = end = now + took
+        self._waits_since[rank] = _NEVER
         if ends:
             todo[:] = True
             may[:] = False
@@ -112,3 +109,7 @@ class Market:
         else:
             may[:] = todo if self.stays[index] > 0 else False
             self._ready_s[index] = end + float(self.hop_s[index])
+        ready = float(self._ready_s[index])
+        for other, since in enumerate(self._waits_since):
+            if since < _NEVER and may[other]:  # it waits, and may take this config then
+                self.free_s[other] = min(self.free_s[other], max(since, ready))
