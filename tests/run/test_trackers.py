@@ -31,6 +31,8 @@ from mophpc.experiment import Objective, load_experiment
 from mophpc.outputs import Track
 from mophpc.report.trackers import feed
 from mophpc.report.trackers.feed import Trackers, check_installed
+from mophpc.run.telling import Telling
+from mophpc.search.space import Config
 
 KEEPS = "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())"
 SLEEPS = "import time; time.sleep(1000)"
@@ -212,6 +214,62 @@ def test_all_have_what_the_journal_has(tmp_path, store):
     without = run(tmp_path / "without", store, 2, **given)
     assert with_all.configs == without.configs
     assert load_experiment(folder / "experiment.toml").track == Track(**track)
+
+
+@pytest.mark.parametrize("method", ["halving", "population"])
+def test_all_have_what_a_directed_run_found(tmp_path, store, method):
+    search = {"method": method, "configs": 4 if method == "population" else 9}
+    track = {"tensorboard": True, "mlflow": True, "wandb": True, "wait_s": 60.0}
+    space = {"lr": mophpc.loguniform(1e-3, 1e-1)}
+    given = {"search": search, "space": space, "epochs": 4, "objective": ACCURACY}
+    results = run(tmp_path / "run", store, 2, track=track, **given)
+    if method == "halving":
+        assert {row.status for row in results.configs} == {"done", "stopped"}
+    check_tensorboard(tmp_path / "run", tmp_path / "run/tensorboard", changed=method != "halving")
+    uri = f"sqlite:///{tmp_path / 'run/mlflow.db'}"
+    check_mlflow(tmp_path / "run", uri, changed=method != "halving")
+    check_wandb(tmp_path / "run", "mophpc", changed=method != "halving")
+
+
+class Told:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple] = []
+
+    def config(self, config_id, name, values) -> None:
+        self.said.append(("config", config_id))
+
+    def epoch(self, config_id, epoch, metrics) -> None:
+        self.said.append(("epoch", config_id, epoch))
+
+    def final(self, config_id, status, best) -> None:
+        self.said.append(("final", config_id, status, best))
+
+
+def test_the_end_of_a_config_is_told_once_after_its_last_epoch():
+    told, configs = Told(), [Config(0, {}, "c000"), Config(1, {}, "c001")]
+    telling = Telling(told, configs, num_shards=4)
+    telling.epoch(0, 0, {})
+    final = {"status": "done", "steps": 8}
+    telling.final(0, final, {0: {}}, 0.5)  # the epoch that ended elsewhere is still on its way
+    telling.epoch(0, 1, {})
+    telling.final(0, final, {0: {}, 1: {}}, 0.6)
+    telling.final(1, None, {}, None)
+    configs.append(Config(2, {}, "c002"))
+    telling.final(2, {"status": "diverged", "steps": 3}, {}, None)
+    telling.final(1, {"status": "done", "steps": 8}, {}, None, at_last=True)
+    telling.final(0, final, {0: {}, 1: {}}, 0.6, at_last=True)
+    assert told.said == [
+        ("config", 0),
+        ("config", 1),
+        ("epoch", 0, 0),
+        ("epoch", 0, 1),
+        ("final", 0, "done", 0.6),
+        ("config", 2),
+        ("final", 2, "diverged", None),
+        ("final", 1, "done", None),
+    ]
 
 
 def test_several_runs_share_a_folder_and_a_data_base(tmp_path, store):

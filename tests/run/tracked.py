@@ -14,6 +14,7 @@ import pytest
 import mophpc
 from mophpc.files import read_lines
 from mophpc.report.results import Results
+from mophpc.report.trackers.protocol import WELL
 
 Values = dict[tuple[str, int, str], float]
 """By config, epoch and metric."""
@@ -32,8 +33,11 @@ def results(folder: Path) -> Results:
     return mophpc.load_run(folder).results
 
 
-def check_tensorboard(folder: Path, board: Path) -> None:
-    """Check scalars, and HParams as TensorBoard's own server finds them."""
+def check_tensorboard(folder: Path, board: Path, *, changed: bool = False) -> None:
+    """Check scalars, and HParams as TensorBoard's own server finds them.
+
+    Hyperparameters are not compared where they `changed` in the run.
+    """
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,10 +53,10 @@ def check_tensorboard(folder: Path, board: Path) -> None:
         expected = {key: float(np.float32(value)) for key, value in journal(folder).items()}
         assert found.keys() == expected.keys()
         np.testing.assert_array_equal(list(found.values()), [expected[key] for key in found])
-        _check_hparams(folder, board)
+        _check_hparams(folder, board, changed)
 
 
-def _check_hparams(folder: Path, board: Path) -> None:
+def _check_hparams(folder: Path, board: Path, changed: bool) -> None:
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.context import RequestContext
@@ -88,10 +92,10 @@ def _check_hparams(folder: Path, board: Path) -> None:
     for row in rows:
         group = groups[row.config]
         told = {name: _plain(value) for name, value in group.hparams.items()}
-        assert told == row.hyperparameters
-        done = api_pb2.STATUS_SUCCESS if row.status == "done" else api_pb2.STATUS_FAILURE
+        assert changed or told == row.hyperparameters
+        done = api_pb2.STATUS_SUCCESS if row.status in WELL else api_pb2.STATUS_FAILURE
         assert [session.status for session in group.sessions] == [done]
-        if row.status == "done":
+        if row.status in WELL:
             last = {v.name.tag: v.value for v in group.metric_values}
             assert last["accuracy"] == np.float32(row.final["accuracy"])
 
@@ -112,7 +116,7 @@ def mlflow_runs(uri: str) -> list[Any]:
         return list(found)
 
 
-def check_mlflow(folder: Path, uri: str) -> None:
+def check_mlflow(folder: Path, uri: str, *, changed: bool = False) -> None:
     """Check parameters, metrics by step, and how runs belong together."""
     runs = mlflow_runs(uri)
     from mlflow.tracking import MlflowClient
@@ -131,8 +135,9 @@ def check_mlflow(folder: Path, uri: str) -> None:
     for row in rows:
         run = by_name[row.config]
         assert run.data.tags["mlflow.parentRunId"] == whole.info.run_id
-        assert run.data.params == {k: str(v) for k, v in row.hyperparameters.items()}
-        assert run.info.status == ("FINISHED" if row.status == "done" else "FAILED")
+        if not changed:
+            assert run.data.params == {k: str(v) for k, v in row.hyperparameters.items()}
+        assert run.info.status == ("FINISHED" if row.status in WELL else "FAILED")
         for name in run.data.metrics:
             if name == "best_accuracy":
                 assert run.data.metrics[name] == row.best
@@ -142,7 +147,7 @@ def check_mlflow(folder: Path, uri: str) -> None:
     _same(found, journal(folder))
 
 
-def check_wandb(folder: Path, project: str) -> None:
+def check_wandb(folder: Path, project: str, *, changed: bool = False) -> None:
     """Check configs, history and summaries in the files that `wandb sync` would send."""
     pytest.importorskip("wandb", reason="wandb is not installed")
     with warnings.catch_warnings():
@@ -158,7 +163,8 @@ def check_wandb(folder: Path, project: str) -> None:
         row = rows[run.display_name]
         assert (run.project, run.run_group) == (project, folder.name)
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
-        assert {name: config[name] for name in row.hyperparameters} == row.hyperparameters
+        told = {name: config[name] for name in row.hyperparameters}
+        assert changed or told == row.hyperparameters
         for record in records:
             if record.HasField("history"):
                 told = {
@@ -171,7 +177,7 @@ def check_wandb(folder: Path, project: str) -> None:
                     if name != "epoch" and not name.startswith("_")
                 }
         ends = [r.exit.exit_code for r in records if r.HasField("exit")]
-        assert ends == [0 if row.status == "done" else 1]
+        assert ends == [0 if row.status in WELL else 1]
     assert seen == set(rows)
     _same(found, journal(folder))
 
