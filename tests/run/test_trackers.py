@@ -23,6 +23,7 @@ from tracked import (
     check_tensorboard,
     check_wandb,
     mlflow_runs,
+    need,
 )
 
 import mophpc
@@ -201,6 +202,7 @@ def store(tmp_path):
 
 
 def test_all_have_what_the_journal_has(tmp_path, store):
+    need("tensorboard", "mlflow", "wandb")
     space = {"lr": [0.01, 0.03, 1e30], "kind": ["a", "b"]}  # two diverge
     folder = tmp_path / "run"
     track = {"tensorboard": True, "mlflow": True, "wandb": {"project": "tried"}, "wait_s": 60.0}
@@ -218,6 +220,7 @@ def test_all_have_what_the_journal_has(tmp_path, store):
 
 @pytest.mark.parametrize("method", ["halving", "population"])
 def test_all_have_what_a_directed_run_found(tmp_path, store, method):
+    need("tensorboard", "mlflow", "wandb")
     search = {"method": method, "configs": 4 if method == "population" else 9}
     track = {"tensorboard": True, "mlflow": True, "wandb": True, "wait_s": 60.0}
     space = {"lr": mophpc.loguniform(1e-3, 1e-1)}
@@ -273,6 +276,7 @@ def test_the_end_of_a_config_is_told_once_after_its_last_epoch():
 
 
 def test_several_runs_share_a_folder_and_a_data_base(tmp_path, store):
+    need("tensorboard", "mlflow")
     uri = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("first", "second"):
         track = Track(tensorboard=str(tmp_path / "boards"), mlflow=uri, wait_s=60.0)
@@ -285,6 +289,7 @@ def test_several_runs_share_a_folder_and_a_data_base(tmp_path, store):
 def test_a_run_with_trackers_that_block_or_fail_is_like_any_other(
     tmp_path, store, monkeypatch, capfd
 ):
+    need("mlflow")
     for name, program in (("blocks", SLEEPS), ("raises", RAISES)):
         monkeypatch.setattr(feed, "HOST", (sys.executable, "-c", program))
         data = mophpc.Data(store=str(store))
@@ -306,7 +311,7 @@ def test_a_run_with_trackers_that_block_or_fail_is_like_any_other(
 
 
 def test_a_run_that_fails_is_said_to_have_failed(tmp_path, store):
-    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    need("mlflow")
     with pytest.raises(mophpc.errors.RunError):
         run(tmp_path / "run", store, 2, build=tiny.refuses_later, track=Track(mlflow=True))
 

@@ -20,6 +20,12 @@ Values = dict[tuple[str, int, str], float]
 """By config, epoch and metric."""
 
 
+def need(*libraries: str) -> None:
+    """Skip a test where a library is missing; a run that asks for its tracker would be refused."""
+    for library in libraries:
+        pytest.importorskip(library, reason=f"{library} is not installed")
+
+
 def journal(folder: Path) -> Values:
     return {
         (line["config"], line["epoch"], name): math.nan if value is None else value
@@ -38,7 +44,6 @@ def check_tensorboard(folder: Path, board: Path, *, changed: bool = False) -> No
 
     Hyperparameters are not compared where they `changed` in the run.
     """
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tensorboard.backend.event_processing import event_accumulator
@@ -105,7 +110,6 @@ def _plain(value: Any) -> Any:
 
 
 def mlflow_runs(uri: str) -> list[Any]:
-    pytest.importorskip("mlflow", reason="mlflow is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
@@ -149,7 +153,6 @@ def check_mlflow(folder: Path, uri: str, *, changed: bool = False) -> None:
 
 def check_wandb(folder: Path, project: str, *, changed: bool = False) -> None:
     """Check configs, history and summaries in the files that `wandb sync` would send."""
-    pytest.importorskip("wandb", reason="wandb is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from wandb.proto.wandb_internal_pb2 import Record

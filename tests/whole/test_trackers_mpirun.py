@@ -11,12 +11,13 @@ import pytest
 from mpi_launch import mpirun
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
-from tracked import check_mlflow, check_tensorboard, check_wandb
+from tracked import check_mlflow, check_tensorboard, check_wandb, need
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 
 
 def test_all_have_what_the_journal_has(write_experiment: Callable[..., Path], tmp_path: Path):
+    need("tensorboard", "mlflow", "wandb")
     toml = write_experiment()
     with toml.open("a") as file:
         file.write("[track]\ntensorboard = true\nmlflow = true\nwandb = true\nwait_s = 60.0\n")
@@ -32,6 +33,7 @@ def test_all_have_what_the_journal_has(write_experiment: Callable[..., Path], tm
 def test_a_folder_that_cannot_be_made_and_a_server_that_is_not_there_end_nothing(
     write_experiment: Callable[..., Path], tmp_path: Path
 ):
+    need("tensorboard", "mlflow", "wandb")
     toml = write_experiment()
     with toml.open("a") as file:
         file.write('[track]\ntensorboard = "/dev/null/boards"\nmlflow = "http://127.0.0.1:9"\n')
