@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from mophpc.dimensions import KINDS, SETTINGS, Choice, Dimension, Name, Value, dimension, in_order
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
-from mophpc.outputs import Checkpoints
+from mophpc.outputs import Checkpoints, Track
 from mophpc.search_settings import Search, check_search, method_of, sampler_of
 
 _ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
@@ -158,6 +158,7 @@ class Experiment(_Settings):
     device: Device = Device()
     search: Search = Search()
     checkpoints: Checkpoints = Checkpoints()
+    track: Track = Track()
     space: dict[Name, Dimension] = {}
     """Hyperparameter to its values: a list, or one of `mophpc.choice`, `uniform`, `loguniform` and
     `integer`, which are tables in TOML."""
@@ -247,6 +248,8 @@ class Experiment(_Settings):
         for key in ("store", "stage"):
             if key in settings["data"]:
                 settings["data"][key] = str(Path(settings["data"][key]).resolve())
+        if isinstance(self.track.tensorboard, str):
+            settings["track"]["tensorboard"] = str(Path(self.track.tensorboard).resolve())
         if self.schedule.costs_file is not None:
             settings["schedule"]["costs"] = str(self.schedule.costs_file.resolve())
         for key in ("constraint", "method"):
@@ -290,6 +293,9 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
     if isinstance(raw.get("data"), str):
         raw["data"] = {"store": raw["data"]}
     data, search, schedule = (raw.get(key) for key in ("data", "search", "schedule"))
+    track = raw.get("track")
+    if isinstance(track, dict) and isinstance(track.get("tensorboard"), str):
+        track["tensorboard"] = str((base / track["tensorboard"]).resolve())
     if isinstance(data, dict):
         for key in ("store", "stage"):
             if isinstance(data.get(key), str):

@@ -1,10 +1,12 @@
-"""Settings of what a run leaves behind for people: weights of its configs."""
+"""Settings of what a run leaves behind: weights of its configs, and what trackers are told."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from mophpc.dimensions import SETTINGS
 
@@ -18,3 +20,57 @@ class Checkpoints(BaseModel):
     """How many of its epochs, the best by the objective."""
     last: Literal["end", "epoch"] = "end"
     """When its newest weights are written: when it ends, or after every epoch too."""
+
+
+class Wandb(BaseModel):
+    """How Weights & Biases is told."""
+
+    model_config = SETTINGS
+
+    project: Annotated[str, Field(min_length=1)] = "mophpc"
+    entity: str | None = None
+    """Whose project it is; None: as wandb finds it."""
+    mode: Literal["offline", "online"] = "offline"
+    """`offline` writes into the run folder, for `wandb sync`."""
+
+
+class Track(BaseModel):
+    """Trackers that are told of configs, metrics and results; all offline unless told otherwise."""
+
+    model_config = SETTINGS
+
+    tensorboard: bool | str = False
+    """Whether, or the folder in which the run gets a folder of its own; in a TOML file relative to
+    that file. By default `tensorboard` in the run folder."""
+    mlflow: bool | str = False
+    """Whether, or a tracking URI. By default `mlflow.db`, an SQLite file, in the run folder."""
+    wandb: Wandb | None = None
+    """Whether (true or false), or a table."""
+    wait_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
+    """How long a run that has ended waits for a tracker that gives no sign of life; for one that
+    does, at least 15 s."""
+
+    @field_validator("tensorboard", "mlflow", mode="before")
+    @classmethod
+    def _flag_or_text(cls, value: Any, info: Any) -> Any:
+        value = str(value) if isinstance(value, Path) else value
+        if isinstance(value, bool) or (isinstance(value, str) and value):
+            return value
+        what = "a folder" if info.field_name == "tensorboard" else "a tracking URI"
+        text = f"field 'track.{info.field_name}' is {value!r}; allowed: true, false or {what}"
+        raise PydanticCustomError("whole", "{text}", {"text": text})
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _flag_or_table(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return Wandb() if value else None
+        if value is None or isinstance(value, dict | Wandb):
+            return value
+        text = f"field 'track.wandb' is {value!r}; allowed: true, false or a table"
+        raise PydanticCustomError("whole", "{text}", {"text": text})
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the trackers that are to be told."""
+        return tuple(name for name in ("tensorboard", "mlflow", "wandb") if getattr(self, name))

@@ -48,7 +48,7 @@ the rooms of one floor do not know each other; those of the base are one room.""
 THIRD_PARTY = {
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
-    "outputs": {"pydantic"},
+    "outputs": {"pydantic", "pydantic_core"},
     "search_settings": {"pydantic", "pydantic_core"},
     "costs_file": {"pydantic"},
     "requests": {"pydantic"},
@@ -67,6 +67,9 @@ THIRD_PARTY = {
     "doctor": {"numpy", "torch", "rich"},
 }
 ALSO = {
+    "report.trackers.tensorboard": {"tensorboard"},
+    "report.trackers.mlflow": {"mlflow"},
+    "report.trackers.wandb": {"wandb"},
     "hop.mpi": {"mpi4py"},  # the one file that speaks MPI
     "search.samplers": {"optuna"},  # the one file that knows Optuna
 }

@@ -13,6 +13,7 @@ from mophpc.run.director import Director
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import Planner
 from mophpc.run.replayer import Replayer
+from mophpc.run.ports import Tracking
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared
 from mophpc.run.wishes import grant
@@ -38,6 +39,7 @@ class Chief:
         experiment: that is run.
         prepared: for the visits.
         tell: takes what each rank is told next.
+        trackers: told of what goes on, if there are any.
         in_parts: whether ranks are told their visits in parts; else they know them all.
     """
 
@@ -47,6 +49,7 @@ class Chief:
         experiment: Experiment,
         prepared: Prepared,
         tell: Callable[[list[Orders]], None],
+        trackers: Tracking | None = None,
         *,
         in_parts: bool,
     ) -> None:
@@ -58,7 +61,7 @@ class Chief:
         self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
         self.ledger.replay(prepared.changes, prepared.plan.num_shards)
         self.coordinator = Coordinator(
-            prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view
+            prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view, trackers
         )
         self._box = RequestBox(rooms.folder.requests, rooms.view.note)
         self._planner: Planner | Director | Replayer

@@ -19,6 +19,7 @@ from mophpc.hop.progress import Progress
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
 from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.chief import Chief
 from mophpc.run.coordinator import Coordinator
@@ -190,12 +191,18 @@ class _Walk:
             None if found is None else write_results(found, experiment, rooms.folder)
         )
         self.close("ended")
-        return from_record(record, str(rooms.folder.path))
+        results = from_record(record, str(rooms.folder.path))
+        if found is not None and (trackers := found.telling.trackers) is not None:
+            best = None if results.best is None else results.configs[results.best].config
+            trackers.end("done", best)
+        return results
 
     def close(self, state: State) -> None:
         """Tell people outside how the run ended."""
         if self._chief is not None:
             self._chief.coordinator.status.end(state)
+            if state != "ended" and (trackers := self._chief.coordinator.telling.trackers):
+                trackers.abandon()
 
     def _visit_all(self, experiment: Experiment, prepared: Prepared, in_parts: bool) -> None:
         rooms, transport, plan = self._rooms, self._transport, prepared.plan
@@ -280,7 +287,11 @@ class _Walk:
             if in_parts:
                 self._receivers.append(RecordReceiver(transport, ORDERS, [0], take))
         else:
-            self._chief = chief = Chief(self._rooms, experiment, prepared, tell, in_parts=in_parts)
+            rooms = self._rooms
+            trackers = open_trackers(experiment, rooms.folder.path, rooms.view.note)
+            self._chief = chief = Chief(
+                rooms, experiment, prepared, tell, trackers, in_parts=in_parts
+            )
             others = range(1, transport.size)
             self._receivers.append(RecordReceiver(transport, REPORTS, others, chief.handle))
             chief.begin()

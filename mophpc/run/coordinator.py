@@ -15,8 +15,9 @@ from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
 from mophpc.run.ledger import Ledger
-from mophpc.run.ports import View
+from mophpc.run.ports import Tracking, View
 from mophpc.run.status import Progress, Row, StatusFile
+from mophpc.run.telling import Telling
 from mophpc.schedule.plan import Plan, to_json
 from mophpc.schedule.simulate import Prediction, predicted, time_left_s
 from mophpc.search.space import Config
@@ -52,6 +53,7 @@ class Coordinator:
         objective: Objective,
         folder: RunFolder,
         view: View,
+        trackers: Tracking | None = None,
     ) -> None:
         self.plan = plan
         self.ledger = ledger
@@ -66,6 +68,8 @@ class Coordinator:
         self._journal = LineWriter(folder.metrics)
         self._visits: dict[tuple[int, int], Record] = {}
         self._steps: dict[int, list[int]] = {}
+        self.telling = Telling(trackers, ledger.configs, plan.num_shards)
+        self.telling.catch_up()
         self.waits: Callable[[int], bool] = lambda _: False
         """Says whether a config waits until somebody decides."""
         self._left = 0  # visits that a diverged config will not make
@@ -104,6 +108,7 @@ class Coordinator:
             self._take_epoch(record)
         elif kind == "final":
             self.histories[record["config"]].final = record
+            self._tell_final(record["config"])
             if "why" in record:
                 self._view.note(f"{record['why']}; the others go on")
         elif kind == "rank":
@@ -194,8 +199,14 @@ class Coordinator:
         value = metrics.get(self.objective.metric)
         if value is not None and self._beats(value, record["epoch"], history):
             history.best, history.best_epoch = value, record["epoch"]
+        self.telling.epoch(config.config_id, record["epoch"], metrics)
+        self._tell_final(config.config_id)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
         self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
+
+    def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
+        known = self.histories[config_id]
+        self.telling.final(config_id, known.final, known.epochs, known.best, at_last=at_last)
 
     def _beats(self, value: float, epoch: int, history: History) -> bool:
         """Whether an epoch is the config's best so far; the first of equals, whenever heard of."""
@@ -265,4 +276,6 @@ class Coordinator:
 
     def close(self) -> None:
         """Put the journal on disk."""
+        for config in self.configs:
+            self._tell_final(config.config_id, at_last=True)
         self._journal.close()

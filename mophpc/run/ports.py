@@ -133,6 +133,25 @@ class Trainer(Protocol):
         """Return the state's `state_sha256`."""
 
 
+class Tracking(Protocol):
+    """Told by rank 0 what people may look at elsewhere; never waited for."""
+
+    def config(self, config_id: int, name: str, values: Mapping[str, Any], /) -> None:
+        """A config with these hyperparameters is tried."""
+
+    def epoch(self, config_id: int, epoch: int, metrics: Mapping[str, float], /) -> None:
+        """A config has ended an epoch."""
+
+    def final(self, config_id: int, status: str, best: float | None, /) -> None:
+        """A config has ended; `best` is its best value of the objective."""
+
+    def end(self, status: str, best: str | None, /) -> None:
+        """The run has ended; waits a few seconds at most."""
+
+    def abandon(self) -> None:
+        """The run has failed; waits for nothing."""
+
+
 class View(Protocol):
     """Shows people how a run goes; on rank 0 only."""
 

@@ -21,6 +21,7 @@ from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError, LaunchError
 from mophpc.experiment import Experiment, with_device
 from mophpc.hop.collectives import Group
+from mophpc.report.trackers.feed import check_installed
 from mophpc.run.costing import find_costs
 from mophpc.run.folder import RunFolder
 from mophpc.run.planning import Planning, read_plan, read_replay
@@ -77,6 +78,7 @@ def claim(
     """
     experiment = with_device(experiment, device)  # what it is told to be automatically
     experiment.load_build()
+    check_installed(experiment.track)
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
     record = None if replay is None else read_plan(replay)
