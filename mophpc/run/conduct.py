@@ -30,7 +30,7 @@ from mophpc.run.planner import Planner
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
-from mophpc.run.setup import Prepared, claim, prepare_run
+from mophpc.run.setup import Prepared, claim, prepare_run, record_clock
 from mophpc.run.stopping import StopFlag
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
@@ -315,6 +315,7 @@ class _Walk:
 
         wait_until(done, self._stop.check)
         self._rooms.group.barrier()
+        record_clock(self._rooms)  # clocks drift apart in a long run
 
     def _keep(self, prepared: Prepared) -> None:
         """Put the schedule as it was run, the journal and the costs on disk."""
