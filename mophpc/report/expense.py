@@ -36,6 +36,10 @@ BATCH_NAMES = ("batch_size", "batch", "bs")
 """Hyperparameters that say how many rows a batch has."""
 
 
+MOST_IN_MATRIX = 128
+"""Ranks up to which it is told how much went from each to each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prices:
     """What the user says of a rank."""
@@ -83,8 +87,7 @@ def measure(run: RunData, timeline: Timeline, prices: Prices) -> Workload:
     state = np.where(np.isnan(state), np.nanmean(state) if np.isfinite(state).any() else 0, state)
     weights = np.where(np.isnan(weights), state, weights)
     load, link = activity.of("load"), activity.of("link")
-    shards = {int(s): i for i, s in enumerate(load["shard"])}
-    once = sorted(shards.values())
+    once = sorted({int(s): i for i, s in enumerate(load["shard"])}.values())
     begin_s, end_s = timeline.window()
     for kind in ("eval", "checkpoint"):
         end_s = max(end_s, float(activity.of(kind)["end"].max(initial=end_s)))
@@ -144,8 +147,8 @@ def traffic(run: RunData) -> dict[str, Any]:
 
     exposed = np.nan_to_num(came["exposed_s"])
     took = np.nan_to_num(came["transfer_s"])
-    matrix: list[list[float]] = []
-    if ranks <= 128:
+    matrix: Any = []
+    if ranks <= MOST_IN_MATRIX:
         pairs = np.bincount(source * ranks + dest, state[inside], minlength=ranks * ranks)
         matrix = pairs.reshape(ranks, ranks).tolist()
     return {
@@ -202,7 +205,7 @@ def ways(work: Workload, moved: float | None) -> list[Way]:
     steps = _steps(work)
     found = [
         Way("MOP, this run", "measured", "", moved, data, p * work.makespan_s, "measured"),
-        Way("MOP", "formula", "k m (p−1) S", km * (p - 1), data, None, ""),
+        Way("MOP", "formula", "k m (p-1) S", km * (p - 1), data, None, ""),
         Way("MOP through shared storage", "formula", "2 k m p S", 2 * km * p, data, None, ""),
     ]
     if data is not None:
@@ -240,7 +243,7 @@ def ways(work: Workload, moved: float | None) -> list[Way]:
             Way(
                 "data parallel, ring all-reduce",
                 "formula",
-                "2 k m (p−1) S ⌈D/(b p)⌉",
+                "2 k m (p-1) S ⌈D/(b p)⌉",
                 2 * grads * (p - 1),
                 data,
                 _all_reduce_s(work, steps),

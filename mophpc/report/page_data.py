@@ -77,7 +77,7 @@ def _axis(name: str, rows: list[Row]) -> Record:
     if len(numbers) < len(values) or not numbers:
         return {"name": name, "kind": "text"}
     positive = min(numbers) > 0
-    log = positive and max(numbers) / min(numbers) >= 20
+    log = positive and max(numbers) / min(numbers) >= 10
     return {"name": name, "kind": "log" if log else "number"}
 
 
@@ -123,10 +123,10 @@ def _quantum(timeline: Timeline, run: RunData) -> float:
     )
     lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
     fine = float(np.median(lengths)) / QUANTA if len(lengths) else 1e-6
-    largest = [run.activity.last_s, *map(abs, timeline.window())]
-    for times in (timeline.planned_end_s, timeline.planned_start_s):
-        largest.append(float(np.abs(times[np.isfinite(times)]).max(initial=0.0)))
-    fine = max(fine, max(largest) / 2**28, 1e-9)
+    planned = np.concatenate((timeline.planned_start_s, timeline.planned_end_s))
+    planned = np.abs(planned[np.isfinite(planned)])
+    largest = max(run.activity.last_s, *map(abs, timeline.window()), planned.max(initial=0.0))
+    fine = max(fine, largest / 2**28, 1e-9)
     return float(10.0 ** math.ceil(math.log10(fine)))
 
 
@@ -183,7 +183,9 @@ def _pack_curves(packer: Packer, run: RunData) -> None:
     """Add the metrics of each epoch, and when it ended."""
     config = np.array([c for c, _, _ in run.curves], np.int64)
     epoch = np.array([e for _, e, _ in run.curves], np.int64)
-    values = np.array([v for _, _, v in run.curves], np.float64).reshape(len(config), -1)
+    values = np.array([v for _, _, v in run.curves], np.float64).reshape(
+        len(config), len(run.metrics)
+    )
     packer.whole("curve_config", config)
     packer.whole("curve_epoch", epoch)
     for index in range(len(run.metrics)):

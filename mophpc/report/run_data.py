@@ -73,7 +73,7 @@ class RunData:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks that the plan names, or else those that have left events."""
+        """Ranks that the plan names, or those that have left events, if these are more."""
         return max(self.schedule.num_ranks, self.activity.num_ranks)
 
 
@@ -88,7 +88,7 @@ def read_run(path: Path) -> RunData:
     run = RunData(path)
     _read_settings(run)
     run.schedule = read_schedule(path / "plan.json", run.problems)
-    run.activity = read_activity(path / "events", run.problems)
+    run.activity = read_activity(path / "events", run.schedule.num_ranks, run.problems)
     _read_results(run)
     _read_metrics(run)
     if not run.ended:

@@ -20,14 +20,14 @@ Record = dict[str, Any]
 Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
 
-_FILE = re.compile(r"rank-(\d{4,7})\.jsonl", re.ASCII)
+_FILE = re.compile(r"rank-(\d{4,5})\.jsonl", re.ASCII)
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "visit": ("config", "step", "epoch", "shard", "rows", "data_s", "copy_s"),
     "eval": ("config", "epoch"),
     "receive": (
-        ("config", "step", "source", "dest")
-        + ("nbytes", "header_nbytes", "transfer_s", "exposed_s")
+        *("config", "step", "source", "dest"),
+        *("nbytes", "header_nbytes", "transfer_s", "exposed_s"),
     ),
     "send": ("config", "step", "source", "dest", "nbytes", "header_nbytes"),
     "wait": ("config", "step"),
@@ -81,8 +81,14 @@ class Activity:
         return times_s + np.interp(times_s, [check.at_s for check in checks], offsets)
 
 
-def read_activity(folder: Path, problems: list[str]) -> Activity:
-    """Read `events/`, as far as it is there."""
+def read_activity(folder: Path, num_ranks: int, problems: list[str]) -> Activity:
+    """Read `events/`, as far as it is there.
+
+    Args:
+        folder: that has a file per rank.
+        num_ranks: as the plan has them; 0: not known.
+        problems: gets a sentence for what is missing or damaged.
+    """
     found = Activity()
     if not folder.is_dir():
         problems.append("There are no events: how the run went is not known.")
@@ -95,7 +101,7 @@ def read_activity(folder: Path, problems: list[str]) -> Activity:
     for kind, columns in parts.items():
         if columns:
             found.kinds[kind] = {n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
-    found.num_ranks = max(files, default=-1) + 1
+    found.num_ranks = max(num_ranks, max(files, default=-1) + 1)
     if len(files) < found.num_ranks:
         missing = found.num_ranks - len(files)
         problems.append(f"Events of {missing} of {found.num_ranks} ranks are missing.")
@@ -192,5 +198,3 @@ def _float(value: Any, default: float = float("nan")) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return default
     return float(value) if -1e300 < value < 1e300 else default
-
-

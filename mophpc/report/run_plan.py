@@ -7,6 +7,7 @@ part that is missing is only a picture that is missing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from mophpc.schedule.plan import Visit
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_TOKENS = re.compile(r"(?:c\d+e\d+s\d+r\d+n\d+(?: |\Z))+", re.ASCII)
 
 MOST = 2**31
 """Ids and steps are below this."""
@@ -109,12 +112,12 @@ def parse_tokens(tokens: Sequence[Any]) -> Ints:
         raise PlanError("visits_by_rank holds something that is no visit")
     text = " ".join(tokens)
     numbers = text.translate(str.maketrans("cesrn", "     ")).split()
-    if text.isascii() and len(numbers) == 5 * len(tokens):
+    if _TOKENS.fullmatch(text) and len(numbers) == 5 * len(tokens):
         try:
             found = np.array(numbers, np.int64).reshape(-1, 5).T
         except (ValueError, OverflowError):
             found = np.full((5, 1), -1)
-        if 0 <= found.min() and found.max() < MOST:
+        if found.min() >= 0 and found.max() < MOST:
             return found
     for token in tokens:  # slower, and says which one is wrong
         Visit.parse(token)

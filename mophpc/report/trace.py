@@ -28,8 +28,10 @@ VISITS, RECEIVES, SENDS, REST = 1, 100, 200, 300
 """First thread of each sort; further ones of the same sort follow."""
 _THREADS = {VISITS: "visits", RECEIVES: "hops in", SENDS: "hops out", REST: "rest"}
 
-_REST = ("eval", "checkpoint", "build", "wait", "told", "load", "probe", "compile", "pilot")
-_REST += ("link", "plan", "clock")
+_REST = (
+    *("eval", "checkpoint", "build", "wait", "told", "load"),
+    *("probe", "compile", "pilot", "link", "plan", "clock"),
+)
 _LEAST_US = 0.001
 
 
@@ -48,8 +50,6 @@ def trace_text(run: RunData) -> Iterator[str]:
 
 def _short(name: str) -> str:
     return name.partition("-")[0]
-
-
 
 
 def _spans(columns: Columns) -> tuple[list[float], list[float]]:
@@ -95,9 +95,7 @@ def _threads(
     return [sort + lane for lane in own]
 
 
-def _visits(
-    run: RunData, names: dict[int, str], threads: dict[tuple[int, int], str]
-) -> list[str]:
+def _visits(run: RunData, names: dict[int, str], threads: dict[tuple[int, int], str]) -> list[str]:
     columns = run.activity.of("visit")
     starts, lengths = _spans(columns)
     ranks = _ints(columns["rank"])
@@ -148,7 +146,7 @@ def _hops(
         keys = zip(*fields, strict=True)
         places = zip(ranks, tids, starts, lengths, strict=True)
         ends[sort] = dict(zip(keys, places, strict=True))
-    for number, (key, (rank, tid, start, length)) in enumerate(ends[SENDS].items(), 1):
+    for number, (key, (rank, tid, start, _)) in enumerate(ends[SENDS].items(), 1):
         target = ends[RECEIVES].get(key)
         if target is None:
             continue

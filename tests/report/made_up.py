@@ -186,3 +186,46 @@ def _write_experiment(folder: Path, shape: Shape) -> None:
         f'build = "tune.py:build"\nepochs = {shape.epochs}\nseed = 1\n\n'
         '[data]\nstore = "rows.zarr"\n\n[objective]\nmetric = "accuracy"\nmode = "max"\n'
     )
+
+
+def add_search(folder: Path) -> None:
+    """Make of a run one in which configs were stopped, diverged, copied and left unfinished."""
+    record = json.loads((folder / "results.json").read_text())
+    rows = {row["config_id"]: row for row in record["configs"]}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = max(line["epoch"] for line in lines)
+    ends = {0: ("stopped", 1), 1: ("diverged", 1), 2: ("unfinished", last), 3: ("failed", 1)}
+    ends = {i: end for i, end in ends.items() if i != record["best"]}
+    for config_id, (status, epochs) in ends.items():
+        rows[config_id] |= {"status": status, "epochs": epochs}
+    lines = [
+        line
+        for line in lines
+        if line["config_id"] not in ends or line["epoch"] < ends[line["config_id"]][1]
+    ]
+    for line in lines:
+        if line["config_id"] == 1:
+            line["train_loss"] = line["valid_loss"] = None
+    changed = {"lr": 0.02, "batch_size": 64}
+    rows[4]["lineage"] = [{"epoch": 1, "source": record["best"], "hyperparameters": changed}]
+    decisions = [
+        {"at": 2.5, "kind": "start", "config_id": 5, "config": "c005", "epochs": 0},
+        {"at": 3.0, "kind": "stop", "config_id": 0, "config": "c000", "epochs": 1},
+        {"at": 3.1, "kind": "continue", "config_id": 5, "config": "c005", "epochs": 1},
+        {"at": 3.2, "kind": "copy", "config_id": 4, "config": "c004", "epochs": 1, "source": 5},
+    ]
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["spans"] = [[0, plan["num_epochs"]] for _ in rows]
+    plan["forks"] = [[4, plan["num_shards"], record["best"]]]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "results.json").write_text(json.dumps(record))
+    for name, found in (("metrics", lines), ("decisions", decisions)):
+        text = "".join(json.dumps(line) + "\n" for line in found)
+        (folder / f"{name}.jsonl").write_text(text)
+
+
+def edit_results(folder: Path, change: Any) -> None:
+    """Let `change` have its way with what results.json holds."""
+    record = json.loads((folder / "results.json").read_text())
+    change(record)
+    (folder / "results.json").write_text(json.dumps(record))
