@@ -21,7 +21,7 @@ Record = dict[str, Any]
 Floats = NDArray[np.float64]
 
 QUANTA = 2000
-"""Times of the schedule are rounded to so many parts of a median visit."""
+"""Times of the schedule are rounded to so many parts of a median visit, or finer."""
 
 
 def page_data(run: RunData, timeline: Timeline, prices: Prices) -> Record:
@@ -126,8 +126,8 @@ def _quantum(timeline: Timeline, run: RunData) -> float:
     planned = np.concatenate((timeline.planned_start_s, timeline.planned_end_s))
     planned = np.abs(planned[np.isfinite(planned)])
     largest = max(run.activity.last_s, *map(abs, timeline.window()), planned.max(initial=0.0))
-    fine = max(fine, largest / 2**28, 1e-9)
-    return float(10.0 ** math.ceil(math.log10(fine)))
+    fine = max(fine, largest / 2**26, 1e-9)  # of ten times 2**26, 32 bits hold two
+    return float(10.0 ** math.floor(math.log10(fine)))
 
 
 def _steps(times: Floats, quantum_s: float) -> NDArray[np.int64]:

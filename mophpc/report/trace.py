@@ -65,8 +65,14 @@ def _ints(values: Floats) -> list[int]:
 
 def lanes(ranks: Sequence[int], starts: Sequence[float], lengths: Sequence[float]) -> list[int]:
     """Return for each slice a lane of its rank, from 0, in which it overlaps no other."""
-    order = sorted(range(len(starts)), key=lambda i: (ranks[i], starts[i]))
+    begin, place = np.array(starts), np.array(ranks)
+    by_time = np.lexsort((begin, place))
+    end = (begin + np.array(lengths))[by_time]
     found = [0] * len(starts)
+    same = np.diff(place[by_time]) == 0
+    if not (same & (begin[by_time][1:] < end[:-1] - 1e-9)).any():
+        return found
+    order = by_time.tolist()
     busy: list[tuple[float, int]] = []
     free: list[int] = []
     rank = None

@@ -38,6 +38,7 @@ def write_run(folder: Path, shape: Shape = Shape()) -> Path:
         num_epochs=shape.epochs,
     )
     costs = (0.5 + np.arange(shape.configs) % 7 / 7)[:, None] * np.ones((1, shape.ranks))
+    costs *= rng.uniform(0.9, 1.1, costs.shape)
     plan = predict(plan, costs).plan
     record = to_json(plan)
     times = _walk(plan, costs, rng)
@@ -102,6 +103,7 @@ def _events(plan: Any, times: Any, shape: Shape) -> tuple[list[list[dict[str, An
         times = {"start": start + skew, "end": end + skew}
         events[rank].append({"kind": kind, "rank": rank} | times | facts)
 
+    rng = np.random.default_rng(shape.seed + 2)
     where = {(v.config_id, v.step): v for v in plan.visits()}
     for rank in range(plan.num_ranks):
         clock = {"offset_s": -rank * shape.skew_s, "error_s": 2e-5 if rank else 0.0}
@@ -116,13 +118,14 @@ def _events(plan: Any, times: Any, shape: Shape) -> tuple[list[list[dict[str, An
             facts = {"config": c, "step": n}
             before = where.get((c, n - 1))
             if before is not None and before.rank != rank:
-                sent = times[c, n - 1][1] + 1e-4
+                sent = times[c, n - 1][1] + rng.uniform(1e-4, 2e-3)
+                took = rng.uniform(1e-3, 2e-3)
                 hop = facts | {"source": before.rank, "dest": rank}
                 hop |= {"nbytes": shape.state_nbytes + 8 * c, "header_nbytes": 120}
-                add(before.rank, "hop", sent, sent + 1e-3, direction="send", **hop)
-                hop |= {"transfer_s": 8e-4, "exposed_s": 5e-4 if n % 3 == 0 else 0.0}
+                add(before.rank, "hop", sent, sent + took, direction="send", **hop)
+                hop |= {"transfer_s": 0.8 * took, "exposed_s": 5e-4 if n % 3 == 0 else 0.0}
                 arrived = {"direction": "receive", **hop, "hidden": n % 3 != 0}
-                add(rank, "hop", sent - 0.5, sent + 1e-3, **arrived)
+                add(rank, "hop", sent - 0.5, sent + took, **arrived)
             add(rank, "wait", start - 5e-4, start - 1e-4, cpu_s=1e-5, **facts)
             place = {"epoch": visit.epoch, "shard": visit.shard, "rows": 1000}
             add(rank, "visit", start, end, **facts, **place, data_s=1e-3, copy_s=0.0)

@@ -216,7 +216,7 @@ def test_a_run_that_did_not_end(page, folder):
     page.open(folder / "report.html")
     assert page.log() == []
     assert page.run("document.getElementById('state').textContent") == "did not end"
-    assert "Best so far" in page.run("document.getElementById('best').textContent")
+    assert "Best accuracy so far" in page.run("document.getElementById('best').textContent")
     assert page.run("document.querySelectorAll('.problem').length") == 3
     assert len(page.rows()) == 6
 
@@ -279,9 +279,9 @@ def test_the_policy_lets_no_other_script_run_and_asks_for_no_network(page, made)
 @pytest.mark.slow
 def test_a_large_run(page, tmp_path):
     folder = write_run(tmp_path / "large", Shape(256, 50, 16, 50_000_000))
-    begin_s = time.monotonic()
+    begin_s = time.process_time()  # other tests may share the machine
     make_report(folder)
-    assert time.monotonic() - begin_s < 10.0
+    assert time.process_time() - begin_s < 10.0
     assert (folder / "report.html").stat().st_size < 5e6
     begin_s = time.monotonic()
     page.open(folder / "report.html")

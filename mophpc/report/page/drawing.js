@@ -92,7 +92,7 @@ class SchedulePainter {
         if (band.mode === "real") this.paintOthers(pen, view, x, r, box);
       }
     }
-    this.paintHops(pen, view, x);
+    this.paintHops(pen, view, x, view.config === null ? Math.min(MOST_HOPS, 0.6 * (width - GUTTER)) : MOST_HOPS);
     pen.font = `11px ${style.font}`;
     for (const [words, at, y] of boxes) text(pen, words, at, y, "#fff", "center");
     pen.font = `12px ${style.font}`;
@@ -159,7 +159,8 @@ class SchedulePainter {
     return { from: v.plannedRank[before], to: v.plannedRank[i], start: v.planned.end[before], end: v.planned.start[i], exposed: 0 };
   }
 
-  paintHops(pen, view, x) {
+  // Not more than `most` of them: then nobody could tell them apart.
+  paintHops(pen, view, x, most) {
     const mode = view.mode === "planned" ? "planned" : "real", v = this.visits, found = [];
     const { start, end } = v[mode];
     this.hopsDrawn = true;
@@ -170,7 +171,7 @@ class SchedulePainter {
         if (view.config !== null && v.config[i] !== view.config) continue;
         const hop = this.hop(mode, i);
         if (hop && hop.start <= view.t1 && Math.max(hop.end, start[i]) >= view.t0) found.push([hop, i]);
-        if (found.length > MOST_HOPS) { this.hopsDrawn = false; return; }
+        if (found.length > most) { this.hopsDrawn = false; return; }
       }
     }
     const alpha = view.config !== null ? (found.length > 200 ? 0.45 : 0.95) : Math.max(0.14, Math.min(0.6, 60 / found.length));

@@ -38,7 +38,7 @@ function brushed(row) {
 
 function showParallel() {
   const place = byId("parallel-plot"), axes = axesOf();
-  byId("parallel-hint").textContent = "Drag along an axis to let only these configs through, here and above; click the axis to let all through again. Configs without a hyperparameter pass below its axis.";
+  byId("parallel-hint").textContent = "Drag along an axis to let only these configs through, here and above; click the axis to let all through again. Configs without a hyperparameter pass below its axis." + (run.rows.some((row) => !Number.isFinite(score(row))) ? " Red: diverged, or without a result." : "");
   if (axes.length < 2 || run.rows.length < 2) {
     byId("parallel-hint").textContent = "There is nothing to compare: one config, or no result.";
     showImportance();
@@ -127,6 +127,7 @@ function showParallel() {
     if (drag && Math.abs(canvas.at(event).y - drag.from) < 3 && chosen.brushes.delete(drag.axis.key)) showTable.refilter();
     drag = null;
   });
+  canvas.node.addEventListener("pointercancel", () => { drag = null; });
   canvas.node.addEventListener("pointerleave", () => { hover(null); hideTip(); });
   canvas.node.addEventListener("click", (event) => { const at = canvas.at(event); if (axisAt(at) < 0) { const row = nearestRow(at); if (row) pick(row.id); } });
 
@@ -159,7 +160,7 @@ function showImportance() {
     const fill = el("i");
     fill.style.width = percent(one.share, 2);
     const sure = one.p_value < 0.001 ? "p < 0.001" : `p = ${number(one.p_value, 2)}`;
-    const way = one.direction === null || Math.abs(one.direction) < 0.2 ? "" : `, ${one.direction > 0 ? "more" : "less"} is better (ρ ${number(one.direction, 2)})`;
+    const way = one.direction === null || one.p_value > 0.05 || Math.abs(one.direction) < 0.2 ? "" : `, ${one.direction > 0 ? "more" : "less"} is better (ρ ${number(one.direction, 2)})`;
     box.append(el("div", { class: "meter" }, el("span", { class: "name", title: one.name }, one.name), el("span", { class: "track" }, fill), el("span", { class: "amount" }, percent(one.share, 0)),
       el("span", { class: "hint" }, `${sure}${one.p_value > 0.05 ? ": could be chance" : ""}${way}, ${one.groups} groups of ${one.configs} configs`)));
   }

@@ -10,9 +10,8 @@ function showSummary() {
 
   const tiles = el("div", { class: "tiles" }), best = rowOf.get(run.best), cost = run.expense;
   if (best) {
-    const word = run.ended ? "Best" : "Best so far";
     const where = best.best_epoch === null ? "" : ` in epoch ${best.best_epoch}`;
-    const lead = tile(`${word} ${run.metric} (${run.maximise ? "max" : "min"})`, number(best.best, 5),
+    const lead = tile(`Best ${run.metric}${run.ended ? "" : " so far"} (${run.maximise ? "max" : "min"})`, number(best.best, 5),
       `${best.name}${where}`, "lead");
     lead.querySelector(".value").dataset.value = JSON.stringify(best.best);
     lead.id = "best";
