@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from mophpc.events import PARTS
 from mophpc.report.lines import read_records
+from mophpc.report.run_plan import MOST_S
 
 Record = dict[str, Any]
 Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
+
+MOST = 2.0**60
+"""Sizes and seconds are below this."""
 
 _FILE = re.compile(r"rank-(\d{4,5})\.jsonl", re.ASCII)
 
@@ -176,11 +180,14 @@ def _columns(records: Sequence[Record], fields: Sequence[str]) -> tuple[Columns,
     Ids are checked too: a config or a rank is a whole number from 0.
     """
     columns = {name: _column(records, name) for name in ("start", "end", *fields)}
-    good = (columns["end"] >= columns["start"]) & (np.abs(columns["end"]) < 1e12)
+    good = (columns["end"] >= columns["start"]) & (np.abs(columns["end"]) < MOST_S)
     for name in fields:
         if name in ("config", "step", "epoch", "shard", "source", "dest"):
             ids = columns[name]
             good &= (ids >= 0) & (ids < 2**31) & (ids == np.floor(ids))
+        else:  # sizes and seconds
+            facts = columns[name]
+            facts[~((facts >= 0.0) & (facts < MOST))] = np.nan
     bad = int(np.count_nonzero(~good))
     if bad:
         columns = {name: values[good] for name, values in columns.items()}
@@ -189,9 +196,12 @@ def _columns(records: Sequence[Record], fields: Sequence[str]) -> tuple[Columns,
 
 def _column(records: Sequence[Record], name: str) -> Floats:
     try:
-        return np.array([record[name] for record in records], np.float64)
+        found = np.array([record[name] for record in records], np.float64)
+        if found.ndim == 1:
+            return found
     except (KeyError, TypeError, ValueError, OverflowError):
-        return np.array([_float(record.get(name)) for record in records], np.float64)
+        pass
+    return np.array([_float(record.get(name)) for record in records], np.float64)
 
 
 def _float(value: Any, default: float = float("nan")) -> float:

@@ -27,6 +27,9 @@ _TOKENS = re.compile(r"(?:c\d+e\d+s\d+r\d+n\d+(?: |\Z))+", re.ASCII)
 MOST = 2**31
 """Ids and steps are below this."""
 
+MOST_S = 1e12
+"""Times are below this."""
+
 
 def _ints() -> Ints:
     return np.zeros(0, np.int64)
@@ -131,4 +134,8 @@ def _times(record: dict[str, Any], name: str, lengths: Sequence[int]) -> Floats:
         return np.full(total, np.nan)
     if [len(own) for own in rows] != list(lengths):
         raise PlanError(f"{name} does not have one number per visit of visits_by_rank")
-    return np.array([time for own in rows for time in own], np.float64)
+    times = np.array([time for own in rows for time in own], np.float64)
+    if times.shape != (total,):
+        raise PlanError(f"{name} holds something that is no number")
+    times[~(np.abs(times) < MOST_S)] = np.nan
+    return times

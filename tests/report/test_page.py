@@ -188,6 +188,8 @@ def test_time_traffic_and_cost_are_there(page, made):
     assert json.loads(told) == list(spent.values())
     text = page.run("document.getElementById('traffic-body').textContent")
     assert "k m (p\u22121) S says 145 kB" in text
+    rows = page.run("[...document.querySelectorAll('#sent tbody tr')].map((r) => r.textContent)")
+    assert len(rows) == 3
     ways = page.run("document.getElementById('ways').textContent")
     for word in ("MOP, this run", "measured", "ring all-reduce", "EUR", "Wh"):
         assert word in ways

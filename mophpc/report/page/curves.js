@@ -210,15 +210,27 @@ function showCurves(curves) {
     label(pen, shortName(id), inside ? px - 8 : px + 8, inside ? py - 12 : py, id === run.best ? style.best : style.accent, inside ? "right" : "left");
   }
 
+  // How far a place is from the line between two others; NaN where there is no line.
+  function gap(at, a, b) {
+    const dx = b.x - a.x, dy = b.y - a.y, along = ((at.x - a.x) * dx + (at.y - a.y) * dy) / (dx * dx + dy * dy || 1), share = Math.min(1, Math.max(0, along));
+    return Math.hypot(a.x + share * dx - at.x, a.y + share * dy - at.y);
+  }
+
   function nearest(at) {
-    let found = null, least = 28 ** 2;
+    let found = null, least = 22;
     if (!plot) return null;
     for (const [id, points] of curves) {
       if (!chosen.shown.has(id)) continue;
+      let last = null;
       for (const point of points) {
-        const value = point.values[curveView.metric];
-        const d = (plot.x(point[curveView.axis]) - at.x) ** 2 + (plot.y(value) - at.y) ** 2;
-        if (d < least) { least = d; found = { id, point, value }; }
+        const here = { point, x: plot.x(point[curveView.axis]), y: plot.y(point.values[curveView.metric]) };
+        const d = gap(at, last ?? here, here);
+        if (d < least) {
+          const close = last && at.x - last.x < here.x - at.x ? last : here;
+          least = d;
+          found = { id, point: close.point, value: close.point.values[curveView.metric] };
+        }
+        last = Number.isFinite(here.x) && Number.isFinite(here.y) ? here : null;
       }
     }
     return found;

@@ -57,8 +57,21 @@ class SchedulePainter {
     this.lanes = { real: makeLanes(visits, "real"), planned: makeLanes(visits, "planned") };
     this.otherLanes = Array.from({ length: run.ranks }, () => []);
     for (let i = 0; i < others.rank.length; i++) this.otherLanes[others.rank[i]]?.push(i);
+    this.hops = { real: this.sortedHops("real"), planned: this.sortedHops("planned") };
     this.hopsDrawn = true;
     this.visitsDrawn = 0;
+  }
+
+  // Hops by their start, and for each the latest end among those up to it.
+  sortedHops(mode) {
+    const all = [];
+    for (let i = 0; i < this.visits.size; i++) {
+      const hop = this.hop(mode, i);
+      if (hop && !Number.isNaN(hop.start) && !Number.isNaN(hop.end)) all.push(hop);
+    }
+    all.sort((a, b) => a.start - b.start);
+    let latest = -Infinity;
+    return { all, latest: Float64Array.from(all, (hop) => (latest = Math.max(latest, hop.end))) };
   }
 
   // The bands of a rank's row: top and height of each mode that is shown.
@@ -153,26 +166,26 @@ class SchedulePainter {
     const v = this.visits, before = v.before[i];
     if (mode === "real") {
       if (v.hopSource[i] < 0 || Number.isNaN(v.hopEnd[i])) return null;
-      return { from: v.hopSource[i], to: v.rank[i], start: v.hopStart[i], end: v.hopEnd[i], exposed: v.exposed[i] };
+      return { visit: i, from: v.hopSource[i], to: v.rank[i], start: v.hopStart[i], end: v.hopEnd[i], exposed: v.exposed[i] };
     }
     if (before < 0 || v.plannedRank[before] === v.plannedRank[i]) return null;
-    return { from: v.plannedRank[before], to: v.plannedRank[i], start: v.planned.end[before], end: v.planned.start[i], exposed: 0 };
+    return { visit: i, from: v.plannedRank[before], to: v.plannedRank[i], start: v.planned.end[before], end: v.planned.start[i], exposed: 0 };
   }
 
   // Not more than `most` of them: then nobody could tell them apart.
   paintHops(pen, view, x, most) {
-    const mode = view.mode === "planned" ? "planned" : "real", v = this.visits, found = [];
-    const { start, end } = v[mode];
+    const mode = view.mode === "planned" ? "planned" : "real", { all, latest } = this.hops[mode], found = [];
+    let low = 0, high = all.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (all[middle].start <= view.t1) low = middle + 1; else high = middle;
+    }
     this.hopsDrawn = true;
-    for (const lane of this.lanes[mode]) {
-      for (let k = firstAfter(lane, end, view.t0); k < lane.length; k++) {
-        const i = lane[k];
-        if (start[i] > view.t1 && start[i] - view.t1 > view.t1 - view.t0) break;
-        if (view.config !== null && v.config[i] !== view.config) continue;
-        const hop = this.hop(mode, i);
-        if (hop && hop.start <= view.t1 && Math.max(hop.end, start[i]) >= view.t0) found.push([hop, i]);
-        if (found.length > most) { this.hopsDrawn = false; return; }
-      }
+    for (let k = low - 1; k >= 0 && latest[k] >= view.t0; k--) {
+      const hop = all[k];
+      if (hop.end < view.t0 || (view.config !== null && this.visits.config[hop.visit] !== view.config)) continue;
+      found.push(hop);
+      if (found.length > most) { this.hopsDrawn = false; return; }
     }
     const alpha = view.config !== null ? (found.length > 200 ? 0.45 : 0.95) : Math.max(0.14, Math.min(0.6, 60 / found.length));
     const middle = (rank) => AXIS + (rank + 0.5) * view.row;
@@ -181,7 +194,7 @@ class SchedulePainter {
       pen.globalAlpha = late ? Math.min(1, alpha + 0.25) : alpha;
       pen.strokeStyle = late ? style.exposed_hop : style.ink;
       pen.lineWidth = view.config !== null && found.length <= 200 ? 1.6 : 1;
-      for (const [hop] of found) {
+      for (const hop of found) {
         if (hop.exposed > 0 !== late) continue;
         const x0 = x(hop.start), x1 = Math.max(x(hop.end), x0 + 1);
         pen.moveTo(x0, middle(hop.from));
@@ -191,6 +204,6 @@ class SchedulePainter {
     }
     pen.globalAlpha = 1;
     pen.fillStyle = style.ink;
-    if (found.length < 120 || (view.config !== null && found.length < 600)) for (const [hop] of found) { pen.beginPath(); pen.arc(x(hop.end), middle(hop.to), 1.8, 0, 7); pen.fill(); }
+    if (found.length < 120 || (view.config !== null && found.length < 600)) for (const hop of found) { pen.beginPath(); pen.arc(x(hop.end), middle(hop.to), 1.8, 0, 7); pen.fill(); }
   }
 }

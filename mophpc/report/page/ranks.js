@@ -58,7 +58,13 @@ function showTraffic() {
     bars.title = `rank ${rank}: ${t.sent_hops[rank]} hops out, ${bytes(t.sent_bytes[rank])} and ${bytes(t.sent_header_bytes[rank])} of headers; ${t.received_hops[rank]} hops in, ${bytes(t.received_bytes[rank])}`;
     rows.append(el("div", { class: "stack-row" }, el("span", {}, String(rank)), bars, el("span", { class: "end" }, bytes(t.sent_bytes[rank]))));
   }
-  const sent = el("div", {}, el("h3", {}, "By rank"), el("div", { class: "legend" }, el("span", {}, swatch("compute"), "sent"), el("span", {}, swatch("evaluation"), "received")), rows);
+  const head = ["rank", "hops out", "states sent", "headers sent", "hops in", "states received"], body = el("tbody");
+  for (let rank = 0; rank < run.ranks; rank++) {
+    const cells = [rank, t.sent_hops[rank], bytes(t.sent_bytes[rank]), bytes(t.sent_header_bytes[rank]), t.received_hops[rank], bytes(t.received_bytes[rank])];
+    body.append(el("tr", {}, ...cells.map((words) => el("td", {}, String(words)))));
+  }
+  const numbers = el("details", {}, el("summary", {}, "As numbers"), el("div", { class: "scroll tall" }, el("table", { id: "sent" }, el("thead", {}, el("tr", {}, ...head.map((words) => el("th", { scope: "col" }, words)))), body)));
+  const sent = el("div", {}, el("h3", {}, "By rank"), el("div", { class: "legend" }, el("span", {}, swatch("compute"), "sent"), el("span", {}, swatch("evaluation"), "received")), rows, numbers);
   const columns = el("div", { class: "columns" }, sent);
   place.append(columns);
   if (t.matrix.length > 1) {
@@ -71,7 +77,7 @@ function showTraffic() {
 function showMatrix(box, matrix) {
   const size = matrix.length, most = Math.max(...matrix.flat()) || 1, plot = el("div", { class: "plot" });
   box.append(plot);
-  const side = () => Math.min(34, (canvas.width - 40) / size);
+  const side = () => Math.min(26, (canvas.width - 40) / size);
   const canvas = new Canvas(plot, 60, (pen) => {
     const cell = side(), wanted = Math.ceil(cell * size) + 26;
     if (canvas.height !== wanted) { canvas.height = wanted; canvas.draw(); return; }
@@ -96,7 +102,7 @@ function showMatrix(box, matrix) {
     if (matrix[a]?.[b] === undefined) hideTip(); else showTip(event, `rank ${a} to rank ${b}: ${bytes(matrix[a][b])}`);
   });
   canvas.node.addEventListener("pointerleave", hideTip);
-  box.append(el("p", { class: "hint" }, "Rows send, columns receive; the darkest is the most."));
+  box.append(el("p", { class: "hint" }, "Rows send, columns receive; the stronger the colour, the more bytes."));
   onChange((what) => { if (what === "theme") canvas.draw(); });
 }
 

@@ -74,8 +74,8 @@ function scaleColour(share) {
   const at = Math.min(1, Math.max(0, share)) * (stops.length - 1), low = Math.min(stops.length - 2, Math.floor(at));
   return `rgb(${stops[low].map((v, i) => Math.round(v + (stops[low + 1][i] - v) * (at - low))).join(" ")})`;
 }
-const KINDS = ["#3b6fd8", "#e8590c", "#2b9a66", "#ae3ec9", "#c99700", "#1098ad", "#e64980", "#7a8594"];
-const KINDS_DARK = ["#6f9bff", "#ff9a4d", "#5fd39a", "#da77f2", "#ffd43b", "#3bc9db", "#faa2c1", "#a9b4c0"];
+const KINDS = ["#3b6fd8", "#2b9a66", "#ae3ec9", "#c99700", "#1098ad", "#e64980", "#7a8594", "#5c4ad6"];
+const KINDS_DARK = ["#6f9bff", "#5fd39a", "#da77f2", "#ffd43b", "#3bc9db", "#faa2c1", "#a9b4c0", "#9d8df5"];
 const kindColour = (index) => (style.dark ? KINDS_DARK : KINDS)[index % KINDS.length];
 
 // What is chosen: one config, and those that the table's filter and the axes' brushes let through.
