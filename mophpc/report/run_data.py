@@ -23,7 +23,8 @@ Record = dict[str, Any]
 Value = str | float | int | bool | None
 
 MOST_CONFIGS = 1_000_000
-STATUSES = ("done", "stopped", "diverged", "failed", "unfinished")
+MOST_FAILURES = 3
+"""Reports of ranks that failed; the first one is mostly the cause of the others."""
 
 _PAIR = re.compile(r"([A-Za-z_]\w*)=([^,=]*)", re.ASCII)
 
@@ -94,6 +95,8 @@ def read_run(path: Path) -> RunData:
     if not run.ended:
         _best_so_far(run)
     _read_decisions(run)
+    # They are shown on terminals too, and quote files that somebody else wrote.
+    run.problems = ["".join(c if c.isprintable() else "?" for c in p) for p in run.problems]
     return run
 
 
@@ -134,6 +137,7 @@ def _read_results(run: RunData) -> None:
     path = run.path / "results.json"
     if not path.is_file():
         run.problems.append("The run has not ended: there is no results.json.")
+        _read_failures(run)
         _rows_without_results(run)
         return
     try:
@@ -149,6 +153,16 @@ def _read_results(run: RunData) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         run.problems.append(f"results.json is damaged: {_short(error)}.")
         _rows_without_results(run)
+
+
+def _read_failures(run: RunData) -> None:
+    """Say why the run ended, where ranks have left word."""
+    for path in sorted(run.path.glob("failure-rank-*.json"))[:MOST_FAILURES]:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            run.problems.append(f"It failed at {record['place']}: {record['cause']}"[:300])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            run.problems.append(f"{path.name} is damaged.")
 
 
 def _row(given: Record) -> Row:

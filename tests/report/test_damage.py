@@ -1,4 +1,4 @@
-"""Run folders with bytes changed anywhere: a page comes out, or one sentence."""
+"""Run folders with bytes changed anywhere: a page comes out, and sentences about what is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 
 import pytest
 
-from mophpc.errors import UserError
 from mophpc.report.make import make_report
 from mophpc.report.page import json_block
 
@@ -55,11 +54,7 @@ def test_mutated_files(pattern, tmp_path, seed):
     shutil.copytree(pattern, folder)
     for name in rng.sample(FILES, rng.choice([1, 1, 2])):
         mutate(folder / name, rng)
-    try:
-        made = make_report(folder)
-    except UserError as error:
-        assert len(str(error).splitlines()) == 1
-        return
-    assert all("\n" not in problem for problem in made.problems)
+    made = make_report(folder)
+    assert all(problem.isprintable() and len(problem) < 400 for problem in made.problems)
     trace = json.loads((folder / "trace.json").read_text())
     json_block(trace)  # refuses what JSON cannot hold

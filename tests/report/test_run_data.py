@@ -84,6 +84,18 @@ def test_a_run_that_did_not_end(folder):
     assert 0 < timeline.made.sum() < len(timeline)
 
 
+def test_why_a_run_failed(folder):
+    (folder / "results.json").unlink()
+    facts = {"place": "rank 1 of 3 on a\x1b[31m, config c001", "cause": "OSError: no space"}
+    (folder / "failure-rank-0001.json").write_text(json.dumps(facts))
+    (folder / "failure-rank-0002.json").write_text("[")
+    problems = read_run(folder).problems
+    assert problems[1:3] == [
+        "It failed at rank 1 of 3 on a?[31m, config c001: OSError: no space",
+        "failure-rank-0002.json is damaged.",
+    ]
+
+
 def test_a_search(folder):
     add_search(folder)
     run = read_run(folder)
