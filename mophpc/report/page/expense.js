@@ -30,6 +30,7 @@ function showExpense() {
     "For hops m is the whole state; a gradient is as large as the weights alone, so for the parameter server and the all-reduce m is that. Model averaging and the parameter server compute something else than sequential training, so they have no time here.",
     `Rank-hours are those of the visits, idle time included${cost.setup_s > 0 ? `; set-up took ${seconds(cost.setup_s)} on each rank more` : ""}. Task parallel: each config's measured seconds on one rank, the longest first on the rank that is free first, without the time to copy the data. All-reduce: each config's measured seconds split evenly over the ranks, and for each step 2 (p−1) messages of m/p bytes${cost.bandwidth ? ` at the measured ${bytes(cost.bandwidth)}/s and ${seconds(cost.latency_s)}` : ", if hops had been timed"}.`,
   ];
+  if (!run.ended) notes.push("The run did not end: k counts the epochs that have ended, and seconds are those so far.");
   if (!cost.batch_known) notes.push("The batch size of the configs is not known, so that steps cannot be counted: give it with --batch-size.");
   if (hasMoney || hasPower) notes.push("Money and energy are rank-hours times the price and the power that were given, busy or idle alike; they were not measured.");
   else notes.push("With --price-per-hour and --watts the table has money and energy too.");

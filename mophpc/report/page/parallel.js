@@ -38,7 +38,7 @@ function brushed(row) {
 
 function showParallel() {
   const place = byId("parallel-plot"), axes = axesOf();
-  byId("parallel-hint").textContent = "Drag along an axis to let only these configs through, here and above; click the axis to let all through again. Configs without a hyperparameter pass below its axis." + (run.rows.some((row) => !Number.isFinite(score(row))) ? " Red: diverged, or without a result." : "");
+  byId("parallel-hint").textContent = "Drag along an axis to let only these configs through, here and above; click the axis to let all through again. Configs without a hyperparameter pass below its axis." + (run.rows.some((row) => !Number.isFinite(score(row))) ? " Red: diverged; grey: without a result." : "");
   if (axes.length < 2 || run.rows.length < 2) {
     byId("parallel-hint").textContent = "There is nothing to compare: one config, or no result.";
     showImportance();
@@ -76,7 +76,7 @@ function showParallel() {
       pen.globalAlpha = 1;
     };
     if (shown.length < run.rows.length) wires(run.rows.filter((row) => !chosen.shown.has(row.id)), () => style.line, 0.5, 1);
-    wires(shown, (row) => (rank.has(row.id) ? scaleColour(rank.get(row.id)) : style.bad), Math.max(0.3, Math.min(0.8, 30 / shown.length)), 1.4);
+    wires(shown, (row) => (rank.has(row.id) ? scaleColour(rank.get(row.id)) : row.status === "diverged" ? style.bad : style.plan), Math.max(0.3, Math.min(0.8, 30 / shown.length)), 1.4);
     const front = [run.best, chosen.config, chosen.over].filter((id) => id !== null && chosen.shown.has(id)).map((id) => rowOf.get(id));
     for (const row of front) wires([row], () => (row.id === run.best ? style.best : style.accent), 1, 2.6);
     axes.forEach((axis, i) => paintAxis(pen, axis, xOf(i), height));
