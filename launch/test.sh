@@ -45,6 +45,7 @@ if [[ -n "$lint" ]]; then
   check "codespell" codespell
   check "shellcheck" shellcheck -x launch/*.sh .ci/run
 fi
+[[ -z "$plain" ]] || bash launch/chromium.sh
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
 if [[ -n "$plain" ]]; then
   check "plain tests" timeout --foreground -k 10 900 python -m pytest -q -m "not mpi"

@@ -11,6 +11,8 @@ from typing import Any
 from mophpc.files import LineWriter
 
 KINDS = (
+    "clock",  # offset_s, error_s: what is added to this rank's times to have rank 0's, and how
+    #           wrong that may be; at the start, and again at the end
     "load",  # shard, rows, nbytes: a shard was read
     "probe",  # config: its state was laid out
     "compile",  # config: what its visits run was compiled

@@ -58,7 +58,7 @@ THIRD_PARTY = {
     "hop": {"numpy", "xxhash"},
     "data": {"numpy", "zarr", "PIL", "sklearn"},
     "train": {"numpy", "torch", "safetensors"},
-    "report": {"rich", "altair", "vl_convert"},
+    "report": {"numpy", "scipy", "rich", "altair", "vl_convert"},
     "run": {"numpy", "tomli_w"},
     "verify": {"numpy", "torch", "zarr"},  # plain torch and zarr are its purpose
     "people": {"pydantic", "rich"},

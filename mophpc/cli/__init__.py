@@ -24,6 +24,7 @@ COMMANDS = (
     people.clone,
     people.add,
     run.verify,
+    run.report,
     run.export,
     doctor.doctor,
 )

@@ -1,4 +1,4 @@
-"""Commands for runs and what they leave: run, verify, export."""
+"""Commands for runs and what they leave: run, verify, report, export."""
 
 from __future__ import annotations
 
@@ -121,3 +121,27 @@ def export(
         print(json.dumps({"config": row.config, "folder": str(folder)}, indent=1))
     else:
         print(f"{row.config} is in {folder}: mophpc.load_model('{folder}') returns its model")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to make; report.html in RUN.")
+    ] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="Money per rank and hour.")] = None,
+    currency: Annotated[str, typer.Option(help="What the price is in, as in EUR.")] = "",
+    watts: Annotated[float | None, typer.Option(help="Power that a rank draws.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows of a batch, where no hyperparameter says it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one page of all that a run found, did and cost, and a trace for Perfetto. No MPI.
+
+    Example: mophpc report runs/first --price-per-hour 2.5 --currency EUR --watts 350
+    """
+    from mophpc.report.expense import Prices
+    from mophpc.report.make import make_report
+
+    made = make_report(run, out, Prices(price_per_hour, watts, currency, batch_size))
+    print(json.dumps(made.record(), indent=1) if as_json else made.text())

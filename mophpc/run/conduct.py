@@ -33,7 +33,7 @@ from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
 from mophpc.run.searching import Searching
-from mophpc.run.setup import Prepared, claim, prepare_run
+from mophpc.run.setup import Prepared, claim, prepare_run, record_clock
 from mophpc.run.stopping import StopFlag
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
@@ -346,6 +346,7 @@ class _Walk:
 
         wait_until(done, self._stop.check)
         self._rooms.group.barrier()
+        record_clock(self._rooms)  # clocks drift apart in a long run
 
 
 def write_results(

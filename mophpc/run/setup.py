@@ -20,6 +20,7 @@ from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import ExperimentError, LaunchError
 from mophpc.experiment import Experiment, with_device
+from mophpc.hop.clock import compare_clocks
 from mophpc.hop.collectives import Group
 from mophpc.report.trackers.feed import check_installed
 from mophpc.run.costing import find_costs
@@ -126,6 +127,7 @@ def prepare_run(
         UserError: on all ranks, if any rank met one.
     """
     group = rooms.group
+    record_clock(rooms)
     set_threads(experiment.threads)
     store = group.attempt(lambda: open_store(Path(experiment.data.store)))
     if rooms.is_root:
@@ -187,6 +189,13 @@ def prepare_run(
         search,
         changes,
     )
+
+
+def record_clock(rooms: Rooms) -> None:
+    """Collective. Write down how far this rank's clock is from rank 0's."""
+    with rooms.events.timed("clock") as facts:
+        clock = compare_clocks(rooms.transport, rooms.group, rooms.events.now)
+        facts |= {"offset_s": clock.offset_s, "error_s": clock.error_s}
 
 
 def _load(

@@ -108,7 +108,8 @@ def test_the_run_folder_holds_what_the_readme_says(tmp_path, store):
         assert kinds.count("load") == plan["owners"].count(rank)
         assert kinds.count("probe") == 2
         assert kinds.count("visit") == 4 * 2 * plan["owners"].count(rank)
-        assert kinds[-1] == "end"
+        assert kinds[0] == "clock"
+        assert kinds[-2:] == ["end", "clock"]
         assert all(event["rank"] == rank for event in events)
         assert (folder / "logs" / f"rank-{rank:04d}.log").read_text()
     moved = sum(e["nbytes"] for e in _events(folder) if e.get("direction") == "send")

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from user_code import build
 from whole_testing import command, journal_is_whole, local_run
 
+from mophpc.files import read_lines
+
 Capture = pytest.CaptureFixture[str]
 Write = Callable[..., Path]
 
@@ -130,3 +132,20 @@ def test_a_diverged_config_leaves_and_the_others_go_on(
     assert [row["status"] for row in rows] == ["done", "diverged", "done", "diverged"]
     assert [len(row["route"]) for row in rows] == [8, 3, 8, 3]
     assert command(capsys, "verify", tmp_path / "run")[0] == 0
+
+
+def test_the_report_of_a_run(capsys: Capture, write_experiment: Write, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    local_run(capsys, write_experiment(), run)
+    status, out, _ = command(capsys, "report", run, "--json")
+    assert status == 0
+    assert json.loads(out)["problems"] == []
+    trace = json.loads((run / "trace.json").read_text())["traceEvents"]
+    arrows = [event["ph"] for event in trace if event["ph"] in "sf"]
+    events = read_lines(run / "events/rank-0001.jsonl")
+    received = sum(e["kind"] == "hop" and e["direction"] == "receive" for e in events)
+    assert arrows.count("s") == arrows.count("f") >= 2 * received > 0
+    clocks = [event for event in events if event["kind"] == "clock"]
+    assert len(clocks) == 2  # at the start and at the end
+    for clock in clocks:  # threads of one process have one clock
+        assert abs(clock["offset_s"]) <= clock["error_s"] + 1e-6
