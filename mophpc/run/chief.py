@@ -12,9 +12,10 @@ from mophpc.run.costing import write_costs
 from mophpc.run.director import Director
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import Planner
-from mophpc.run.replayer import Replayer
 from mophpc.run.ports import Tracking
+from mophpc.run.replayer import Replayer
 from mophpc.run.rooms import Rooms
+from mophpc.run.searching import is_quick
 from mophpc.run.setup import Prepared
 from mophpc.run.wishes import grant
 from mophpc.schedule.orders import Orders
@@ -29,6 +30,10 @@ FIXED = (
     "renewed); leave schedule.policy and schedule.renew as they are by default"
 )
 ENDING = "the run is about to end, and takes nothing new"
+
+
+LONG_S = 60.0
+"""After so long people are told that the method is thinking."""
 
 
 class Chief:
@@ -58,6 +63,8 @@ class Chief:
         self._prepared = prepared
         self._tell = tell
         self._in_parts = in_parts
+        self._has_warned = False
+        self._shown = -1
         self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
         self.ledger.replay(prepared.changes, prepared.plan.num_shards)
         self.coordinator = Coordinator(
@@ -66,8 +73,8 @@ class Chief:
         self._box = RequestBox(rooms.folder.requests, rooms.view.note)
         self._planner: Planner | Director | Replayer
         plan, lookahead = prepared.plan, experiment.schedule.lookahead
-        if plan.forks:
-            self._planner = Replayer(plan, tell)
+        if plan.spans is not None and prepared.search.method is None:
+            self._planner = Replayer(plan, prepared.ends, tell)
         elif prepared.search.method is not None:
             self._planner = self._direct(Pool(plan, prepared.costs, lookahead=lookahead))
         else:
@@ -104,10 +111,31 @@ class Chief:
         if self._in_parts:
             self._planner.poll()
             if isinstance(self._planner, Director):
-                decided = self._planner.pool.num_decided
-                self._rooms.view.decided(decided)
-                self.coordinator.planned_visits = decided
+                self._show(self._planner)
         self.coordinator.status.beat()
+
+    @property
+    def has_to_think(self) -> bool:
+        """Whether `think` should be called, between two visits of this rank."""
+        return isinstance(self._planner, Director) and self._planner.has_to_think
+
+    def think(self) -> None:
+        """Let a user's method or a sampler decide; not while this rank trains."""
+        assert isinstance(self._planner, Director)
+        self._planner.think()
+
+    def _show(self, director: Director) -> None:
+        since_s, now_s = director.thinks_since_s, self._rooms.events.now()
+        if since_s is not None and now_s - since_s > LONG_S and not self._has_warned:
+            self._has_warned = True
+            self._rooms.view.note(
+                f"search.method '{self._experiment.method}' has been thinking for {LONG_S:.0f} s; "
+                f"ranks that have no visits wait for it"
+            )
+        if director.pool.count != self._shown:
+            self._shown = director.pool.count
+            self.coordinator.planned_visits = decided = director.pool.num_decided
+            self._rooms.view.decided(decided)
 
     def keep(self) -> None:
         """Put the schedule as it was run, the journals and the costs on disk."""
@@ -115,6 +143,10 @@ class Chief:
         coordinator, planner = self.coordinator, self._planner
         if self._in_parts:
             coordinator.replan(planner.plan, planner.predictions)
+            if isinstance(planner, Director):
+                coordinator.ends = planner.pool.ends
+            elif isinstance(planner, Replayer):
+                coordinator.ends = self._prepared.ends
         coordinator.write_plan()
         coordinator.close()
         self.ledger.close()
@@ -145,6 +177,7 @@ class Chief:
             method=search.method,
             starts=search.starts,
             in_flight=room_of(self._experiment, self._prepared.plan.num_ranks),
+            is_quick=is_quick(self._experiment),
         )
 
     def _director(self) -> Director | str:

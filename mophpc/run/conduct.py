@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from mophpc.errors import InterruptError, Place, RunError, UserError
+from mophpc.errors import InterruptError, Place, PlanError, RunError, UserError
 from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.files import write_json
@@ -106,7 +106,7 @@ def _walk(
     try:
         replay, directed = begun["replay"], begun["directed"]
         again = None if replay is None else from_json(replay)
-        configs = name_configs(experiment, begun["configs"], directed)
+        configs = name_configs(experiment, begun["configs"], directed, begun["names"])
         prepared = prepare_run(
             rooms,
             experiment,
@@ -114,12 +114,11 @@ def _walk(
             walk.between,
             again,
             search,
-            begun["changes"],
-            begun["unbuilt"],
+            begun["again"],
         )
         in_parts = directed or experiment.schedule.is_renewed
         if again is not None:
-            in_parts = bool(again.forks)
+            in_parts = again.spans is not None
         return walk.run(experiment, prepared, in_parts=in_parts)
     except (Exception, SystemExit) as error:  # user code may call sys.exit
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
@@ -173,7 +172,7 @@ class _Walk:
         try:
             self._visit_all(experiment, prepared, in_parts)
         except BaseException:
-            with suppress(OSError):  # what ended the run says more than a full disk does
+            with suppress(OSError, PlanError):  # what ended the run says more than a full disk does
                 if self._chief is not None:
                     self._chief.keep()
             raise
@@ -240,7 +239,6 @@ class _Walk:
             shards=prepared.shards,
             valid=prepared.valid,
             num_shards=plan.num_shards,
-            num_steps=experiment.epochs * plan.num_shards,
             trainer=prepared.trainer,
             keeper=Keeper(rooms.folder, experiment.checkpoints, experiment.objective, self._writer),
             events=rooms.events,
@@ -248,6 +246,7 @@ class _Walk:
             turn=rooms.turn,
             log=rooms.log,
             progress=progress,
+            between=self._think,
         )
         before = peak_rss_bytes()
         self._program = RankProgram(carrier, equipment, self._place)
@@ -302,6 +301,13 @@ class _Walk:
         """Let records progress; notice signals."""
         self._stop.check()
         self._exchange()
+        self._think()
+
+    def _think(self) -> None:
+        """Between two visits: let a method decide that may disturb training, or take long."""
+        if self._chief is not None and self._progress is not None and self._chief.has_to_think:
+            with self._progress:
+                self._chief.think()
 
     def _meanwhile(self) -> None:
         """Called while this rank waits for its disk: the others must not."""

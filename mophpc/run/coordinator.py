@@ -58,6 +58,8 @@ class Coordinator:
         self.plan = plan
         self.ledger = ledger
         self.planned_visits = plan.num_visits
+        self.ends: Sequence[int] | None = None
+        """By config, the step before which it ends at the latest; None: all make all epochs."""
         self.objective = objective
         self._histories: list[History] = []
         self.predictions: list[dict[str, float]] = []
@@ -261,6 +263,8 @@ class Coordinator:
             record["values"] = self.ledger.first_values
             record["changes"] = self.ledger.changes
             finals = [history.final for history in self.histories]
+            if self.ends is not None:
+                record["ends"] = list(self.ends)
             record["unbuilt"] = [
                 config_id
                 for config_id, final in enumerate(finals)

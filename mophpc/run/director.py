@@ -1,13 +1,13 @@
 """Rank 0's third role where configs are decided on: it asks a method and people, and plans.
 
-The method thinks in a thread of its own, since it may be a user's or a sampler that takes seconds.
-What it has decided is taken up, and the ranks are told, by the thread that talks to them.
+A method of ours thinks in no time, in the thread that talks to the ranks. A user's own and a
+sampler may take seconds and draw from generators that training draws from too, so they think between two
+visits of rank 0, while the messages go on; each visit seeds all generators anew.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +67,7 @@ class Director:
         method: decides; None where people alone do.
         starts: with what the method began.
         in_flight: configs in training at a time that keep all ranks busy.
+        is_quick: whether the method thinks in no time and draws from generators of its own.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Director:
         method: Method | None = None,
         starts: Sequence[Start] = (),
         in_flight: int = 0,
+        is_quick: bool = True,
     ) -> None:
         self.pool = pool
         self.ledger = ledger
@@ -98,6 +100,9 @@ class Director:
         self._now = now
         self._method = method
         self._in_flight = in_flight
+        self._is_quick = is_quick
+        self.thinks_since_s: float | None = None
+        """When the method was asked something that it has not answered yet."""
         self._ids: list[int] = []  # config_id of each config that the method has started
         self._numbers: dict[int, int] = {}  # and the other way round
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
@@ -140,8 +145,8 @@ class Director:
         config_id = record.get("config", -1)
         if kind in ("visit", "skip"):
             self.pool.observe(_observed(record))
-            if kind == "visit" and record["diverged"]:
-                self.is_over(config_id)
+            if kind == "skip" or record["diverged"]:
+                self.end_config(config_id)
             elif record["step"] + 1 == self.pool.members[config_id].goal:
                 self._reached(config_id)
         elif kind == "epoch":
@@ -150,7 +155,22 @@ class Director:
             self.pool.lay_out(config_id)
             self.ledger.tell({"config_id": config_id, "probe": record["probe"]})
         elif kind == "final" and record["status"] == "failed":
-            self.is_over(config_id)
+            self.end_config(config_id)
+
+    @property
+    def has_to_think(self) -> bool:
+        """Whether `think` should be called, between two visits of this rank."""
+        waits = self._method is not None and not self._is_quick and self._thought is None
+        return waits and bool(self._inbox)
+
+    def think(self) -> None:
+        """Let the method decide on what has come; what it raises is raised by `poll`."""
+        assert self._method is not None
+        inbox, self._inbox = self._inbox, []
+        self._thought = thought = _Thought()
+        self.thinks_since_s = self._now()
+        _make_up(thought, self._method, inbox, self._room())
+        self.thinks_since_s = None
 
     def poll(self) -> None:
         """Take up what was decided, and tell the ranks what follows; never waits.
@@ -159,23 +179,32 @@ class Director:
             ExperimentError: the method decided what cannot be.
             PlanError: what is to be promised breaks an invariant (a bug in the planner).
         """
-        self._think()
-        if not self._is_closed and self._has_nothing_left():
-            self._close()
         now_s = self._now()
-        if not self._is_fresh and now_s < self._look_s:
+        done = self._thought is not None and self._thought.is_done
+        if not (self._is_fresh or done) and now_s < self._look_s:
             return
         self._is_fresh, self._look_s = False, now_s + LOOK_S
+        self._take_up()
+        while self._is_quick and self._method is not None and self._inbox:
+            self.think()
+            self._take_up()
+        if not self._is_closed and self._has_nothing_left():
+            self._close()
         if self.pool.due(now_s):
-            begin_s = time.perf_counter()
+            begin_s = time.thread_time()  # a busy machine is no reason to plan less
             orders = self.pool.promise(now_s, self.ledger.take_news())
-            self.pool.took(time.perf_counter() - begin_s)
+            self.pool.took(time.thread_time() - begin_s)
             self._tell(orders)
 
     # What configs come to.
 
-    def is_over(self, config_id: int) -> None:
-        """A config has diverged, failed, or was stopped: let it end, and say so to the method."""
+    def end_config(self, config_id: int, *, is_well: bool = False) -> None:
+        """Let a config end that has diverged, failed or was stopped, and tell the method.
+
+        Args:
+            config_id: the config.
+            is_well: whether its last score counts.
+        """
         member = self.pool.members[config_id]
         if member.is_over:
             return
@@ -185,12 +214,20 @@ class Director:
         for clone, _, _ in cut.clones if cut else ():
             self.stop_now(clone)  # what it was to be a copy of is gone
         if config_id in self._numbers:
-            score = math.inf if cut is None or not cut.stops else self._score(config_id, epochs)
+            score = self._score(config_id, epochs) if is_well else math.inf
             self._inbox.append(self._result(config_id, epochs, score, is_over=True))
+
+    def settle(self, config_id: int) -> None:
+        """See to a config that was cut and waits already, so that no visit will tell of it."""
+        if config_id in self.cuts and self.pool.waits(config_id):
+            self._reached(config_id)
 
     def stop_now(self, config_id: int, **facts: Any) -> None:
         """Let a config end that waits, or has not begun."""
+        for cut in self.cuts.values():  # it may be a copy that is to be made
+            cut.clones = [clone for clone in cut.clones if clone[0] != config_id]
         is_new = self.pool.rank_of(config_id) < 0
+        self._is_fresh = True
         self.ledger.note("stop", config_id, epochs=self.epochs_of(config_id), **facts)
         self.pool.end(config_id)
         if is_new:
@@ -205,10 +242,6 @@ class Director:
             score = self._score(config_id, epochs)
             self._inbox.append(self._result(config_id, epochs, score, is_over=True))
 
-    def copy_now(self, clones: Sequence[tuple[int, Mapping[str, Value], int]], source: int) -> None:
-        """Make copies of a config that waits: (config, hyperparameters, epochs) of each."""
-        self._copy(clones, source)
-
     def know(self, metrics: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
         """Take over the metrics by (config, epoch) that were recorded before."""
         self._metrics |= metrics
@@ -219,17 +252,19 @@ class Director:
 
     def _reached(self, config_id: int) -> None:
         """A config has come to its goal, or to where somebody wanted it to wait."""
+        if self.pool.members[config_id].is_over:
+            return
+        self._is_fresh = True
         epochs = self.epochs_of(config_id)
-        cut = self.cuts.get(config_id)
+        cut = self.cuts.pop(config_id, None)
         if cut is not None:
-            self._copy(cut.clones, config_id)
+            self.copy(cut.clones, config_id)
             if cut.stops:
                 self.ledger.note("stop", config_id, epochs=epochs, by="people")
-                self.is_over(config_id)
+                self.end_config(config_id, is_well=True)
                 return
-            del self.cuts[config_id]
             if cut.goal > epochs:
-                self.pool.extend(config_id, cut.goal, cut.then)
+                self.pool.set_goal(config_id, cut.goal, cut.then)
                 return
         is_over = self.pool.is_finished(config_id)
         if is_over:
@@ -240,14 +275,14 @@ class Director:
         elif not is_over:
             self.stop_now(config_id)
 
-    def _copy(self, clones: Sequence[tuple[int, Mapping[str, Value], int]], source: int) -> None:
-        """Make copies of a config that waits."""
+    def copy(self, clones: Sequence[tuple[int, Mapping[str, Value], int]], source: int) -> None:
+        """Make copies of a config that waits: (config, hyperparameters, epochs) of each."""
         if not clones:
             return
         forks = self.pool.copy([(clone, source) for clone, _, _ in clones])
         self.ledger.copy(forks, [values for _, values, _ in clones], self._num_shards)
         for clone, _, epochs in clones:
-            self.pool.extend(clone, epochs)
+            self.pool.set_goal(clone, epochs)
             self.ledger.note("copy", clone, epochs=epochs, source=source, by="people")
 
     def _result(self, config_id: int, epochs: int, score: float, *, is_over: bool) -> Result:
@@ -264,18 +299,13 @@ class Director:
 
     # What the method decides.
 
-    def _think(self) -> None:
-        """Take up a thought that is done, and begin the next where there are results."""
+    def _take_up(self) -> None:
+        """Do what the method has decided, if it has."""
         if self._thought is not None and self._thought.is_done:
             thought, self._thought = self._thought, None
             if thought.error is not None:
                 raise thought.error
             self._apply(thought)
-        if self._thought is None and self._inbox and self._method is not None:
-            inbox, self._inbox = self._inbox, []
-            self._thought = thought = _Thought()
-            arguments = (thought, self._method, inbox, self._room())
-            threading.Thread(target=_make_up, args=arguments, daemon=True).start()
 
     def _room(self) -> int:
         members = self.pool.members
@@ -294,7 +324,7 @@ class Director:
                 if isinstance(one, Stop):
                     self.stop_now(config_id)
                 elif isinstance(one, Continue):
-                    self.pool.extend(config_id, one.epochs, one.then)
+                    self.pool.set_goal(config_id, one.epochs, one.then)
                     self.ledger.note("continue", config_id, epochs=one.epochs)
         for start in thought.starts:
             config = self.ledger.add(start.values)
@@ -303,11 +333,16 @@ class Director:
 
     def _apply_copies(self, copies: Sequence[Copy]) -> None:
         members = self.pool.members
-        able = [
-            one
-            for one in copies
-            if not (members[self._ids[one.config_id]].is_over or self._is_gone(one.source))
-        ]
+        able = []
+        for one in copies:
+            config_id = self._ids[one.config_id]
+            if members[config_id].is_over:
+                continue
+            if members[self._ids[one.source]].is_over:  # somebody stopped it meanwhile
+                self.pool.set_goal(config_id, one.epochs, one.then)
+                self.ledger.note("continue", config_id, epochs=one.epochs, lost=one.source)
+                continue
+            able.append(one)
         pairs = [(self._ids[one.config_id], self._ids[one.source]) for one in able]
         for (config_id, source), one in zip(pairs, able, strict=True):
             made, its = self.epochs_of(config_id), self.epochs_of(source)
@@ -320,19 +355,15 @@ class Director:
         forks = self.pool.copy(pairs)
         self.ledger.copy(forks, [one.values for one in able], self._num_shards)
         for (config_id, _), fork, one in zip(pairs, forks, able, strict=True):
-            self.pool.extend(config_id, one.epochs, one.then)
+            self.pool.set_goal(config_id, one.epochs, one.then)
             facts = {"source": fork.source, "values": dict(one.values)}
             self.ledger.note("copy", config_id, epochs=one.epochs, **facts)
-
-    def _is_gone(self, number: int) -> bool:
-        """Whether a state that was to be copied is not there any more: somebody stopped it."""
-        return self.pool.members[self._ids[number]].is_over
 
     def _adopt(self, config_id: int, start: Start) -> None:
         """Give a config of the method its first goal."""
         self._numbers[config_id] = len(self._ids)
         self._ids.append(config_id)
-        self.pool.extend(config_id, start.epochs, start.then)
+        self.pool.set_goal(config_id, start.epochs, start.then)
         self.ledger.note("start", config_id, epochs=start.epochs, values=dict(start.values))
 
     def _has_nothing_left(self) -> bool:
@@ -348,7 +379,7 @@ class Director:
 
 
 def _make_up(thought: _Thought, method: Method, inbox: Sequence[Result], room: int) -> None:
-    """Let the method think; in a thread of its own."""
+    """Let the method think."""
     try:
         for result in inbox:
             decisions = list(method.tell(result))
@@ -357,7 +388,7 @@ def _make_up(thought: _Thought, method: Method, inbox: Sequence[Result], room: i
             room -= sum(isinstance(one, Continue | Copy) for one in decisions)
         if room > 0:
             thought.starts = list(method.ask(room))
-    except BaseException as error:  # raised again in the thread that polls
+    except BaseException as error:  # raised again by whoever takes it up
         thought.error = error
     thought.is_done = True
 

@@ -191,6 +191,16 @@ def read_plan(path: Path) -> dict[str, Any]:
     return record
 
 
+def again_of(record: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what ranks must know of an earlier run of decisions that is walked again.
+
+    Args:
+        record: its plan; None where none is walked again.
+    """
+    keys = ("changes", "unbuilt", "ends")
+    return {} if record is None else {key: record[key] for key in keys if key in record}
+
+
 def read_replay(
     path: Path, record: dict[str, Any], sizes: tuple[int, int, int, int], names: Sequence[str]
 ) -> Plan:

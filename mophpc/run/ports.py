@@ -115,7 +115,7 @@ class Trainer(Protocol):
     def start(self, config_id: int, arena: Buffer, /) -> Session:
         """Build a config with its initial weights."""
 
-    def ahead(self, config_id: int, arena: Buffer, held: Any, /) -> None:
+    def ahead(self, config_id: int, step: int, arena: Buffer, held: Any, /) -> None:
         """Begin to bring a state to the device: its visit is next."""
 
     def draft(self, config_id: int, arena: Buffer, /) -> Any:

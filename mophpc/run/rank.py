@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mophpc.errors import ExperimentError, Place
+from mophpc.errors import ExperimentError, MophpcError, Place
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
@@ -29,8 +29,6 @@ class Equipment:
     shards: Mapping[int, Rows]
     valid: Rows
     num_shards: int
-    num_steps: int
-    """Visits of a config that makes all epochs."""
     trainer: Trainer
     keeper: Keeper
     events: EventLog
@@ -41,6 +39,8 @@ class Equipment:
     log: logging.Logger
     progress: AbstractContextManager[Any]
     """Held while computing: messages progress in the meantime."""
+    between: Callable[[], None] = lambda: None
+    """Called between two visits."""
 
 
 class RankProgram:
@@ -62,6 +62,7 @@ class RankProgram:
             self._let_end()
             self.place = replace(self.place, config=None, epoch=None, shard=None)
             self._at.keeper.check()
+            self._at.between()
             stop = self._carrier.next_stop(self._position)
             if stop is not None:
                 self._make(stop)
@@ -110,7 +111,8 @@ class RankProgram:
                         found = trainer.lay_out(config_id, self._at.shards[visit.shard])
                     self._at.report({"kind": "layout", "config": config_id, "probe": found})
                 self._carrier.resize(parcel)
-            trainer.check_change(config_id, visit.step)
+            with self._at.turn, self._at.progress:
+                trainer.check_change(config_id, visit.step)
         except ExperimentError as error:
             self._at.log.warning("%s", error, exc_info=error)
             facts = {"status": "failed", "steps": visit.step, "state_sha256": ""}
@@ -136,13 +138,13 @@ class RankProgram:
         self._at.keeper.save_last(session, config, parcel.step // self._at.num_shards - 1)
         parcel.rest, parcel.held = session.release()
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
-        self._finish(config, parcel, parcel.step)
+        self._finish(config, parcel, parcel.step, "stopped")
 
     def look_ahead(self) -> None:
         """Bring the state for the next visit to where it will be trained; called while training."""
         found = self._carrier.next_up(self._position + 1)
         if found is not None:
-            self._at.trainer.ahead(found.config_id, found.arena, found.held)
+            self._at.trainer.ahead(found.config_id, found.step, found.arena, found.held)
 
     def _draft(self, position: int, visit: Visit) -> Any:
         """Build while the state is on its way, for the rank has nothing else to do."""
@@ -151,7 +153,10 @@ class RankProgram:
             return None
         facts = {"config": visit.config_id, "step": visit.step}
         with self._at.turn, self._at.progress, self._at.events.timed("build", **facts):
-            return self._at.trainer.draft(visit.config_id, arena)
+            try:
+                return self._at.trainer.draft(visit.config_id, arena)
+            except MophpcError:  # it may have failed elsewhere, which its state will tell
+                return None
 
     def _skip(self, visit: Visit) -> None:
         """Say that a config that has diverged passes."""
@@ -210,7 +215,8 @@ class RankProgram:
             }
         )
         if ends:
-            self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1)
+            status = "diverged" if outcome.diverged else "done"
+            self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1, status)
 
     def _end_epoch(self, session: Session, visit: Visit) -> dict[str, float]:
         with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
@@ -242,10 +248,7 @@ class RankProgram:
             self._at.events.write("snapshot", begin_s, end_s, **facts)
         self.spent["checkpoint_s"] += end_s - begin_s
 
-    def _finish(self, config: Config, parcel: Parcel, steps: int) -> None:
-        status = "done" if steps >= self._at.num_steps else "stopped"
-        if parcel.diverged:
-            status = "diverged"
+    def _finish(self, config: Config, parcel: Parcel, steps: int, status: str) -> None:
         begin_s = self._at.events.now()
         digest = self._at.trainer.digest(config.config_id, parcel.arena, parcel.rest, parcel.held)
         facts = {"status": status, "steps": steps, "state_sha256": digest}

@@ -1,8 +1,8 @@
-"""Rank 0's third role where a plan with copies of states is walked again."""
+"""Rank 0's third role where a plan of decisions is walked again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mophpc.schedule.costs import Costs
@@ -18,14 +18,17 @@ class Replayer:
 
     Args:
         plan: that is walked again.
+        ends: by config, the step before which it ended at the latest.
         tell: takes what each rank is told next.
     """
 
-    def __init__(self, plan: Plan, tell: Callable[[list[Orders]], None]) -> None:
+    def __init__(
+        self, plan: Plan, ends: Sequence[int] | None, tell: Callable[[list[Orders]], None]
+    ) -> None:
         self.plan = plan
         self.predictions: list[dict[str, float]] = []
         self.learned: Costs | None = None
-        self._retold = Retold(plan)
+        self._retold = Retold(plan, ends)
         self._tell = tell
         self._is_fresh = True
 

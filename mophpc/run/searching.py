@@ -9,7 +9,7 @@ from mophpc.dimensions import Value
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.search import Method, Start, make_method, make_rows, room_of
-from mophpc.search_settings import FIXED
+from mophpc.search_settings import FIXED, is_reference
 
 
 @dataclass(slots=True)
@@ -26,6 +26,11 @@ def is_directed(experiment: Experiment) -> bool:
     search = experiment.search
     stops = search.patience is not None or search.median is not None
     return stops or experiment.method not in FIXED
+
+
+def is_quick(experiment: Experiment) -> bool:
+    """Whether the method decides in no time, and draws from generators of its own."""
+    return not is_reference(experiment.method) and experiment.sampler in FIXED
 
 
 def begin_search(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mophpc._version import __version__
@@ -25,7 +26,7 @@ from mophpc.hop.collectives import Group
 from mophpc.report.trackers.feed import check_installed
 from mophpc.run.costing import find_costs
 from mophpc.run.folder import RunFolder
-from mophpc.run.planning import Planning, read_plan, read_replay
+from mophpc.run.planning import Planning, again_of, read_plan, read_replay
 from mophpc.run.ports import Rows
 from mophpc.run.rooms import Rooms
 from mophpc.run.searching import Searching, begin_search, is_directed
@@ -56,6 +57,8 @@ class Prepared:
     search: Searching = field(default_factory=Searching)
     changes: Sequence[dict[str, Any]] = ()
     """Copies of states, where a plan is walked again: what `Roster.learn` takes."""
+    ends: Sequence[int] | None = None
+    """By config, the step before which it ended at the latest, where a plan is walked again."""
 
 
 def claim(
@@ -87,7 +90,8 @@ def claim(
     directed = rows is not None or is_directed(experiment)
     if rows is None:  # once: a constraint is the user's code
         rows = begin_search(experiment, num_ranks, search)
-    configs = name_configs(experiment, rows, directed)
+    names = None if record is None or "values" not in record else record.get("configs")
+    configs = name_configs(experiment, rows, directed, names)
     if experiment.schedule.costs_file is not None:
         load_costs(experiment.schedule.costs_file).check_names(c.name for c in configs)
     plan = None
@@ -103,9 +107,9 @@ def claim(
     return {
         "experiment": experiment.model_dump(),
         "configs": rows,
+        "names": [config.name for config in configs],
         "directed": directed,
-        "changes": [] if record is None else record.get("changes", []),
-        "unbuilt": [] if record is None else record.get("unbuilt", []),
+        "again": again_of(record),
         "time": time.time(),
         "replay": plan,
     }
@@ -118,8 +122,7 @@ def prepare_run(
     between: Callable[[], None],
     replay: Plan | None,
     search: Searching,
-    changes: Sequence[dict[str, Any]] = (),
-    unbuilt: Sequence[int] = (),
+    again: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
     """Collective. Lay the configs' states out, find out what they cost, plan, load shards.
 
@@ -149,11 +152,11 @@ def prepare_run(
         rooms.view.note(f"trying {len(configs)} configs on a batch")
     spans = replay.spans if replay is not None and replay.spans else ()
     # Of a plan that is walked again: what failed fails again, and copies need no probe.
-    skipped = [*unbuilt, *(c for c, (begin, _) in enumerate(spans) if begin)]
+    skipped = [*again.get("unbuilt", ()), *(c for c, (begin, _) in enumerate(spans) if begin)]
     probed = [c for c in range(len(configs)) if c not in skipped]
     own = group.attempt(lambda: _probe_own(rooms, trainer, probed, first_shard, store.shard_rows))
     trainer.adopt(_share_probes(group, own, len(configs)), store.shard_rows)
-    trainer.learn(changes)
+    trainer.learn(again.get("changes", ()))
     # States come first, then rows where there is room left.
     group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
     placing = rooms.bound.placing(experiment.device.memory_bytes)
@@ -187,7 +190,8 @@ def prepare_run(
         trainer,
         planned["checked"],
         search,
-        changes,
+        again.get("changes", ()),
+        again.get("ends"),
     )
 
 

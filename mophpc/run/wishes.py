@@ -40,7 +40,7 @@ def _add(director: Director, values: dict[str, Value], epochs: int | None) -> tu
     epochs = director.epochs if epochs is None else epochs
     config = director.ledger.add(values)
     director.pool.add(epochs=epochs)
-    director.pool.extend(config.config_id, epochs)
+    director.pool.set_goal(config.config_id, epochs)
     director.ledger.note("start", config.config_id, epochs=epochs, by="people", values=values)
     return True, f"{config.name} begins, to make {epochs} epochs"
 
@@ -54,9 +54,10 @@ def _stop(director: Director, config_id: int) -> tuple[bool, str]:
         return True, f"{name} is stopped, after {director.epochs_of(config_id)} epochs"
     if pool.is_finished(config_id):
         return False, f"{name} is about to end: it makes its last epoch"
-    cut = _cut(director, config_id)
-    cut.stops = True
-    return True, f"{name} stops after {pool.goal_of(config_id)} epochs"
+    _cut(director, config_id).stops = True
+    epochs = pool.goal_of(config_id)
+    director.settle(config_id)
+    return True, f"{name} stops after {epochs} epochs"
 
 
 def _clone(
@@ -83,9 +84,10 @@ def _clone(
     pool.add(is_laid_out=True, epochs=epochs)
     copy = (clone.config_id, values, epochs)
     if waits:
-        director.copy_now([copy], config_id)
+        director.copy([copy], config_id)
     else:
         _cut(director, config_id).clones.append(copy)
+        director.settle(config_id)
     return True, f"{clone.name} goes on from {source.name} after its epoch {made}"
 
 
@@ -95,5 +97,5 @@ def _cut(director: Director, config_id: int) -> Cut:
     if config_id not in director.cuts:
         goal, then = pool.goal_of(config_id), pool.members[config_id].then
         director.cuts[config_id] = Cut(goal, then)
-        pool.extend(config_id, min(goal, max(1, pool.boundary(config_id))), then)
+        pool.set_goal(config_id, min(goal, max(1, pool.boundary(config_id))), then)
     return director.cuts[config_id]

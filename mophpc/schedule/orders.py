@@ -143,6 +143,11 @@ class Promises:
         self._promised.append(False)
         return len(self._last) - 1
 
+    @property
+    def ends(self) -> list[int]:
+        """By config: the step before which it ends at the latest."""
+        return list(self._ends)
+
     def ends_at(self, config_id: int, step: int) -> None:
         """Say that a config makes no visit from this step on."""
         self._ends[config_id] = step

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 WINDOW = 1.5
 """What is promised reaches so many paces ahead; a pace is a mean stay, but no shorter than ..."""
 
-LEAST_PACE_S = 0.4
+LEAST_PACE_S = 0.1
 
 LEAST_GAP = 0.25
 """Of a mean stay: so far apart are promises, if no rank runs out of visits, ..."""
 
-PLANNING_SHARE = 0.02
+PLANNING_SHARE = 0.05
 """... and so far that planning takes no more than this share."""
 
 
@@ -102,6 +102,7 @@ class Pool:
             member.goal, member.made = plan.num_steps, left.made[config_id]
             if left.model.has_left(config_id):
                 pool.end(config_id)
+            member.is_over |= member.made >= plan.num_steps
         return pool
 
     def begin(self, now_s: float = 0.0) -> None:
@@ -126,8 +127,8 @@ class Pool:
         self._todo.append(np.ones(self._plan.num_ranks, np.bool_))
         return len(self.members) - 1
 
-    def extend(self, config_id: int, epochs: int, then: int = 0) -> None:
-        """Give a config a goal: so many epochs in all."""
+    def set_goal(self, config_id: int, epochs: int, then: int = 0) -> None:
+        """Give a config a goal: so many epochs in all, no fewer than are promised."""
         member = self.members[config_id]
         member.goal, member.then = epochs * self._plan.num_shards, then
         self._is_urgent = True
@@ -202,6 +203,11 @@ class Pool:
         """Return the rank where a config's state is when all is made; -1: it has none yet."""
         return self._promises.rank_of(config_id)
 
+    @property
+    def ends(self) -> list[int]:
+        """By config: the step before which it ends at the latest."""
+        return self._promises.ends
+
     def is_finished(self, config_id: int) -> bool:
         """Whether the last visit that a config can make is promised."""
         return self._promises.is_finished(config_id)
@@ -230,7 +236,9 @@ class Pool:
             if seen.eval_s > 0.0:
                 self._model.observe_eval(seen.config_id, seen.eval_s)
         self._underway.observe(seen)
-        self.members[seen.config_id].made = seen.step + 1
+        # Ranks report by themselves: an earlier visit may be heard of later.
+        member = self.members[seen.config_id]
+        member.made = max(member.made, seen.step + 1)
 
     def took(self, planning_s: float) -> None:
         """Take how long planning took, so that it is not done too often."""
@@ -240,10 +248,16 @@ class Pool:
         """Return whether the ranks should be told more now."""
         if self._has_told_all:
             return False
-        if self._is_urgent and (self._is_closed or self._runs_out(0)):
+        since_s = now_s - self._last_s
+        if self._is_closed and self._is_urgent:
             return True
-        gap_s = max(LEAST_GAP * self._mean_s, self._took_s / PLANNING_SHARE)
-        if now_s - self._last_s < gap_s:
+        # A rank without visits is told of some soon, if only planning is not all that is done.
+        if self._runs_out(0):
+            if self._is_urgent and since_s >= self._took_s:
+                return True
+            if since_s >= 10 * self._took_s and self._has_more:
+                return True
+        if since_s < max(LEAST_GAP * self._mean_s, self._took_s / PLANNING_SHARE):
             return False
         return self._is_urgent or (self._runs_out(1) and self._has_more)
 

@@ -219,7 +219,8 @@ class Renewal:
             if seen.eval_s > 0.0:
                 self._model.observe_eval(seen.config_id, seen.eval_s)
         self._underway.observe(seen)
-        self._config_steps[seen.config_id] = seen.step + 1
+        made = self._config_steps[seen.config_id]  # reports of ranks may cross
+        self._config_steps[seen.config_id] = max(made, seen.step + 1)
 
     @property
     def handed(self) -> Handed:

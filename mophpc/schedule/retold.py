@@ -1,12 +1,17 @@
-"""A plan with copies of states, walked again: what follows a copy is told when it can be made."""
+"""A plan whose configs end at different times, walked again, with its copies of states.
+
+What follows a copy is told when the copy can be made.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mophpc.schedule.orders import Orders, Promises
+from mophpc.schedule.orders import END, Orders, Promises
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mophpc.schedule.plan import Fork, Plan, Visit
 
 
@@ -16,49 +21,86 @@ class Retold:
     A copy is made when its source, and the config that gets it, have made all visits before it.
     Both make no other visit until then; so every list is told to its end if the plan could be
     walked once.
+
+    Args:
+        plan: that is walked again.
+        ends: by config, the step before which it ended at the latest; all steps by default.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, ends: Sequence[int] | None = None) -> None:
         self._plan = plan
         self._promises = Promises(plan.num_configs, plan.num_ranks, plan.num_steps)
-        self._made = [begin for begin, _ in plan.all_spans]
-        for config_id, (_, end) in enumerate(plan.all_spans):
+        for config_id, end in enumerate(ends or ()):
             self._promises.ends_at(config_id, end)
+        spans = plan.all_spans
+        self._begin = [begin for begin, _ in spans]
+        self._end = [end for _, end in spans]
+        self._made = list(self._begin)
+        self._next = list(self._begin)  # by config, the first step that is not told
+        self._is_open = [begin < end for begin, end in spans]
         self._told = [0] * plan.num_ranks
         self._forks = list(plan.forks)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the ranks know their whole lists."""
-        lists = self._plan.visits_by_rank
-        return all(told == len(own) for told, own in zip(self._told, lists, strict=True))
+        self.is_over = False
+        """Whether the ranks have been told that nothing follows."""
 
     def observe(self, config_id: int, step: int) -> None:
-        """Take a visit that was made."""
-        self._made[config_id] = step + 1
+        """Take a visit that was made; of one config they may be heard of in any order."""
+        self._made[config_id] = max(self._made[config_id], step + 1)
 
     def tell(self) -> list[Orders] | None:
         """Make the copies that can be made; return what to tell each rank, None for nothing."""
         ready = self._ready()
         self._promises.copy([(fork.config_id, fork.source) for fork in ready])
         self._forks = [fork for fork in self._forks if fork not in ready]
-        visits: list[Visit] = []
-        for rank, own in enumerate(self._plan.visits_by_rank):
-            while self._told[rank] < len(own) and not self._is_held(own[self._told[rank]]):
-                visits.append(own[self._told[rank]])
-                self._told[rank] += 1
-        if not visits and not ready:
+        visits = self._able()
+        ended = self._close()
+        if self.is_over or not (visits or ready or ended):
             return None
-        visits.sort(key=lambda visit: visit.step)  # stable: each rank's stay in order
+        lists = self._plan.visits_by_rank
+        told = all(told == len(own) for told, own in zip(self._told, lists, strict=True))
+        self.is_over = told and not any(self._is_open)
         return self._promises.extend(visits, self._plan.max_arenas, is_last=self.is_over)
 
+    def _able(self) -> list[Visit]:
+        """Return the visits that can be told now, so that each rank and config has its order."""
+        visits: list[Visit] = []
+        count = -1
+        while count < len(visits):
+            count = len(visits)
+            for rank, own in enumerate(self._plan.visits_by_rank):
+                while self._told[rank] < len(own) and self._is_able(own[self._told[rank]]):
+                    visit = own[self._told[rank]]
+                    visits.append(visit)
+                    self._next[visit.config_id] = visit.step + 1
+                    self._told[rank] += 1
+        return visits
+
+    def _is_able(self, visit: Visit) -> bool:
+        return self._next[visit.config_id] == visit.step and not any(
+            visit.config_id in (fork.config_id, fork.source) and visit.step >= fork.step
+            for fork in self._forks
+        )
+
+    def _close(self) -> bool:
+        """Let configs end that have made all, and of which no copy is to be made any more."""
+        wanted = [config_id for fork in self._forks for config_id in (fork.source, fork.config_id)]
+        closed = False
+        for config_id, is_open in enumerate(self._is_open):
+            if is_open and self._made[config_id] == self._end[config_id]:
+                if config_id in wanted:
+                    continue
+                if not self._promises.is_finished(config_id):
+                    self._promises.close(config_id, END)
+                self._is_open[config_id] = False
+                closed = True
+        return closed
+
     def _ready(self) -> list[Fork]:
-        begins = [begin for begin, _ in self._plan.all_spans]
         ready = [
             fork
             for fork in self._forks
             if self._made[fork.source] == fork.step == self._made[fork.config_id]
-            and (begins[fork.source] < fork.step)
+            and self._begin[fork.source] < fork.step
         ]
         while True:
             # A state that others still have to be copied from is not replaced.
@@ -67,9 +109,3 @@ class Retold:
             if len(able) == len(ready):
                 return able
             ready = able
-
-    def _is_held(self, visit: Visit) -> bool:
-        return any(
-            visit.config_id in (fork.config_id, fork.source) and visit.step >= fork.step
-            for fork in self._forks
-        )

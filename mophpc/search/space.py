@@ -103,7 +103,10 @@ def make_configs(
 
 
 def name_configs(
-    experiment: Experiment, rows: Sequence[Mapping[str, Value]], is_open: bool
+    experiment: Experiment,
+    rows: Sequence[Mapping[str, Value]],
+    is_open: bool,
+    names: Sequence[str] | None = None,
 ) -> tuple[Config, ...]:
     """Return configs with these hyperparameters.
 
@@ -111,7 +114,11 @@ def name_configs(
         experiment: what is tried.
         rows: hyperparameters of each.
         is_open: whether others may follow, so that names cannot tell what differs alone.
+        names: that they have already.
     """
+    if is_open and names is not None:
+        named = zip(names, rows, strict=True)
+        return tuple(Config(index, dict(row), name) for index, (name, row) in enumerate(named))
     if not is_open:
         return make_configs(experiment, rows)
     return tuple(name_config(index, row) for index, row in enumerate(rows))

@@ -47,12 +47,9 @@ class Roster:
                 visit on; `like`, the config whose state it gets a copy of before that visit, and
                 `before`, the hyperparameters of that one; `probe`, how its state is laid out.
         """
-        # Of copies that are made together, each is of a state as it was before.
-        like = [
-            self.at(item["like"], item["step"] - 1).probe if "like" in item else None
-            for item in news
-        ]
-        for item, probe in zip(news, like, strict=True):
+        for item in news:
+            # Of copies that are made together, each is of a state as it was before.
+            probe = self.at(item["like"], item["step"] - 1).probe if "like" in item else None
             config_id: int = item["config_id"]
             while config_id >= len(self._versions):
                 self._versions.append([])

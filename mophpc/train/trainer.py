@@ -191,9 +191,11 @@ class TorchTrainer:
         task = bind_new(self._build(config_id), layout, home, self.device)
         return self._session(task, layout, arena, home, [])
 
-    def ahead(self, config_id: int, arena: Arena, held: Held | None = None) -> None:
+    def ahead(self, config_id: int, step: int, arena: Arena, held: Held | None = None) -> None:
         """Begin to bring a state to the device: its visit is next."""
-        self.staging.ahead(arena, self._roster.probe(config_id).layout, held)
+        probe = self._roster.at(config_id, step).probe
+        if probe is not None:
+            self.staging.ahead(arena, probe.layout, held)
 
     def draft(self, config_id: int, arena: Arena) -> Draft:
         """Build a config around a state that is on its way to `arena`.

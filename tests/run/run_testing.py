@@ -141,7 +141,7 @@ class HashTrainer:
 
     waited_s = 0.0
 
-    def ahead(self, config_id: int, arena: Arena, held: HashHeld | None) -> None:
+    def ahead(self, config_id: int, step: int, arena: Arena, held: HashHeld | None) -> None:
         if held is not None:
             assert held.arena is arena
 
@@ -330,7 +330,6 @@ def walk(
         shards={shard: f"shard {shard}" for shard in plan.shards_of(rank)},  # type: ignore[misc]
         valid="valid",  # type: ignore[arg-type]
         num_shards=plan.num_shards,
-        num_steps=plan.num_steps,
         trainer=trainer,
         keeper=Keeper(run, Checkpoints(), Objective(), writer),
         events=events,
