@@ -1,8 +1,8 @@
 """Rank 0's third role where configs are decided on: it asks a method and people, and plans.
 
 A method of ours thinks in no time, in the thread that talks to the ranks. A user's own and a
-sampler may take seconds and draw from generators that training draws from too, so they think between two
-visits of rank 0, while the messages go on; each visit seeds all generators anew.
+sampler may take seconds, and draw from generators that training draws from too; so they think
+between two visits of rank 0, while the messages go on. Each visit seeds all generators anew.
 """
 
 from __future__ import annotations
