@@ -267,7 +267,7 @@ class Again:
             for key in now:
                 if key != "params" and key in was and repr(was[key]) != repr(now[key]):
                     group[key] = _scaled(group[key], was[key], now[key])
-        _rebase(task.lr_scheduler, task.optimizer.param_groups)
+        _rescale(task.lr_scheduler, before.lr_scheduler, after.lr_scheduler)
         return task
 
 
@@ -276,19 +276,25 @@ def _is_copy(entry: Mapping[str, Any]) -> bool:
 
 
 def _scaled(value: Any, was: Any, now: Any) -> Any:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, was, now))
-    return value * (now / was) if numbers and was else now
+    return value * (now / was) if _are_numbers([value, was, now]) and was else now
 
 
-def _rebase(scheduler: Any, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Let a scheduler go on from the rates that the groups have now."""
-    if hasattr(scheduler, "base_lrs"):
-        pairs = zip(groups, scheduler.base_lrs, strict=True)
-        scheduler.base_lrs = [group.get("initial_lr", base) for group, base in pairs]
-    if hasattr(scheduler, "_last_lr"):
-        scheduler._last_lr = [group["lr"] for group in groups]
-    for part in getattr(scheduler, "_schedulers", ()):
-        _rebase(part, groups)
+def _rescale(scheduler: Any, was: Any, now: Any) -> None:
+    """Treat the numbers of a scheduler, and lists of them, as those of the optimizer."""
+    for key, value in vars(now).items() if now is not None else ():
+        own, old = getattr(scheduler, key, None), getattr(was, key, None)
+        if repr(old) == repr(value):
+            continue
+        if _are_numbers([own, old, value]):
+            setattr(scheduler, key, _scaled(own, old, value))
+        elif all(isinstance(v, list) and _are_numbers(v) for v in (own, old, value)):
+            setattr(scheduler, key, list(map(_scaled, own, old, value)))
+    for parts in zip(*(getattr(s, "_schedulers", ()) for s in (scheduler, was, now)), strict=True):
+        _rescale(*parts)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _train(

@@ -2,7 +2,8 @@
 
 Where the optimizers that `build` makes from the old hyperparameters and from the new ones differ,
 the state is changed alike: a number is multiplied by how many times as large the new one is, so
-that a learning rate keeps its place in its schedule, and anything else is replaced.
+that a learning rate keeps its place in its schedule, and anything else is replaced. The numbers of an
+lr scheduler, such as its lowest rate, are treated in the same way.
 """
 
 from __future__ import annotations
@@ -36,21 +37,27 @@ def explore(task: Task, old: Task, new: Task) -> None:
         for key in after:
             if key != "params" and key in before and _differ(before[key], after[key]):
                 group[key] = changed(group[key], before[key], after[key])
-    for scheduler in _schedulers(task.lr_scheduler):
-        if hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [
-                group.get("initial_lr", base)
-                for group, base in zip(groups, scheduler.base_lrs, strict=True)
-            ]
-        if hasattr(scheduler, "_last_lr"):
-            scheduler._last_lr = [group["lr"] for group in groups]
+    schedulers = (task.lr_scheduler, old.lr_scheduler, new.lr_scheduler)
+    for own, was, now in zip(*map(_schedulers, schedulers), strict=True):
+        for key, after in vars(now).items():
+            numbers = [getattr(part, key, None) for part in (own, was)] + [after]
+            if all(map(_is_numeric, numbers)) and _differ(numbers[1], after):
+                setattr(own, key, changed(*numbers))
 
 
 def changed(value: Any, before: Any, after: Any) -> Any:
     """Return what becomes of a value of the state, where build's changed from before to after."""
     if all(_is_number(item) for item in (value, before, after)) and before:
         return value * (after / before)
+    lists = [item for item in (value, before, after) if isinstance(item, list)]
+    if len(lists) == 3 and len({len(item) for item in lists}) == 1:
+        return [changed(*items) for items in zip(*lists, strict=True)]
     return after
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether it is a number, or a list of numbers."""
+    return _is_number(value) or (isinstance(value, list) and all(map(_is_number, value)))
 
 
 def _is_number(value: Any) -> bool:
