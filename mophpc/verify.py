@@ -288,7 +288,8 @@ def _rescale(scheduler: Any, was: Any, now: Any) -> None:
         if _are_numbers([own, old, value]):
             setattr(scheduler, key, _scaled(own, old, value))
         elif all(isinstance(v, list) and _are_numbers(v) for v in (own, old, value)):
-            setattr(scheduler, key, list(map(_scaled, own, old, value)))
+            triples = zip(own or (), old or (), value, strict=True)
+            setattr(scheduler, key, [_scaled(*triple) for triple in triples])
     for parts in zip(*(getattr(s, "_schedulers", ()) for s in (scheduler, was, now)), strict=True):
         _rescale(*parts)
 

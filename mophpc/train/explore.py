@@ -2,8 +2,8 @@
 
 Where the optimizers that `build` makes from the old hyperparameters and from the new ones differ,
 the state is changed alike: a number is multiplied by how many times as large the new one is, so
-that a learning rate keeps its place in its schedule, and anything else is replaced. The numbers of an
-lr scheduler, such as its lowest rate, are treated in the same way.
+that a learning rate keeps its place in its schedule, and anything else is replaced. The numbers of
+an lr scheduler, such as its lowest rate, are treated in the same way.
 """
 
 from __future__ import annotations

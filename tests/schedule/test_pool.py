@@ -161,12 +161,12 @@ class Run:
         if made < self.case.num_epochs:
             goal = int(self.rng.integers(made + 1, self.case.num_epochs + 1))
             then = int(self.rng.integers(0, self.case.num_epochs - goal + 1))
-            self.pool.extend(config_id, goal, then)
+            self.pool.set_goal(config_id, goal, then)
 
     def _cut(self, config_id: int) -> None:
         """Let a config wait as soon as it can, as people do who want a copy of it."""
         goal = self.pool.goal_of(config_id)
-        self.pool.extend(config_id, min(goal, max(1, self.pool.boundary(config_id))))
+        self.pool.set_goal(config_id, min(goal, max(1, self.pool.boundary(config_id))))
 
     def _copy(self, waiting: list[int]) -> None:
         """Replace some by others that have made as many epochs, and begin new ones, at a time."""
@@ -272,7 +272,7 @@ def test_a_config_that_is_ended_while_it_trains_makes_what_is_promised():
     run = small()
     run.pool.begin(0.0)
     for config_id in range(3):
-        run.pool.extend(config_id, 4)
+        run.pool.set_goal(config_id, 4)
     assert run._poll()
     promised = run.pool.boundary(0)
     assert promised >= 1
@@ -287,7 +287,7 @@ def test_a_config_that_is_ended_while_it_trains_makes_what_is_promised():
 def test_a_config_that_nobody_has_begun_can_end():
     run = small()
     run.pool.begin(0.0)
-    run.pool.extend(1, 1)
+    run.pool.set_goal(1, 1)
     run.pool.end(0)
     assert run.pool.rank_of(0) == -1
     run.go_on()
@@ -305,7 +305,7 @@ def test_the_first_stay_of_a_config_of_unknown_size_is_promised_alone():
     run = small()
     run.pool.begin(0.0)
     config_id = run.pool.add()
-    run.pool.extend(config_id, 4)
+    run.pool.set_goal(config_id, 4)
     first = run.pool.promise(0.0)
     assert [stop.visit.config_id for own in first for stop in own.stops] == [config_id]
     run.pool.lay_out(config_id)
@@ -316,7 +316,7 @@ def test_states_are_swapped_in_one_breath():
     run = small(num_configs=2)
     run.pool.begin(0.0)
     for config_id in (0, 1):
-        run.pool.extend(config_id, 1)
+        run.pool.set_goal(config_id, 1)
     while run.pool.training:
         run._poll()
         assert run.world.step()
@@ -324,7 +324,7 @@ def test_states_are_swapped_in_one_breath():
     run.world.truth = {0: truth[1], 1: truth[0]}
     run.pool.copy([(0, 1), (1, 0)])
     for config_id in (0, 1):
-        run.pool.extend(config_id, 2)
+        run.pool.set_goal(config_id, 2)
     run.go_on()
     plan = check_end(run)
     assert {(fork.config_id, fork.source) for fork in plan.forks} == {(0, 1), (1, 0)}
@@ -334,7 +334,7 @@ def test_planning_that_takes_long_is_done_less_often():
     run = small(num_configs=8, num_epochs=50)
     run.pool.begin(0.0)
     for config_id in range(8):
-        run.pool.extend(config_id, 50)
+        run.pool.set_goal(config_id, 50)
     run.pool.promise(0.0)
     run.pool.took(10.0)
     run.pool._is_urgent = False
@@ -347,10 +347,10 @@ def test_planning_that_takes_long_is_done_less_often():
 def test_what_is_decided_is_told_at_once_to_a_rank_without_visits():
     run = small(num_configs=1, num_ranks=1)
     run.pool.begin(0.0)
-    run.pool.extend(0, 1)
+    run.pool.set_goal(0, 1)
     run.world.tell(run.pool.promise(0.0))
     while run.world.step():
         pass
     assert not run.pool.due(run.world.now_s)  # there is nothing to tell
-    run.pool.extend(0, 2)
+    run.pool.set_goal(0, 2)
     assert run.pool.due(run.world.now_s)
