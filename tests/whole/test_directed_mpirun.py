@@ -55,7 +55,7 @@ def rows_of(run: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", [name for name in SEARCHES if name != "population"])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_verified_and_walked_again(
     capsys: Capture, store: Path, tmp_path: Path, name: str, ranks: int
 ) -> None:
