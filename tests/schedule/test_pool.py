@@ -354,3 +354,20 @@ def test_what_is_decided_is_told_at_once_to_a_rank_without_visits():
     assert not run.pool.due(run.world.now_s)  # there is nothing to tell
     run.pool.set_goal(0, 2)
     assert run.pool.due(run.world.now_s)
+
+
+@settings(deadline=None, max_examples=80, phases=NO_SHRINKING)
+@given(cases(kinds=("equal", "skewed", "some zero"), most=9))
+def test_reports_and_orders_that_take_their_time(case):
+    """Reports of a rank keep their order; those of two ranks need not."""
+    made = Run(case, is_late=True)
+    made.to_the_end()
+    check_end(made)
+
+
+@settings(deadline=None, max_examples=80, phases=NO_SHRINKING)
+@given(cases(most=9))
+def test_copies_that_are_copied_before_they_have_made_a_visit(case):
+    made = Run(case, cuts_fresh=True)
+    made.to_the_end()
+    check_end(made)

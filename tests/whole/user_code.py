@@ -140,6 +140,18 @@ def slow(config: Mapping[str, Any]) -> Task:
     return task
 
 
+def unhurried(config: Mapping[str, Any]) -> Task:
+    """A tenth of a second per visit and more: people have time to ask."""
+    task = build(config)
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        time.sleep(0.03)
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
 def two_lines(config: Mapping[str, Any]) -> Task:
     """User code that raises a message of two lines, after the probe."""
     task = build(config)
