@@ -370,7 +370,7 @@ def write_results(
                 config=config.name,
                 status=final["status"],
                 hyperparameters=dict(config.values),
-                epochs=len(history.epochs),
+                epochs=history.count,
                 final={k: v for k, v in metrics.items() if k != "seconds"},
                 best=history.best,
                 best_epoch=history.best_epoch,

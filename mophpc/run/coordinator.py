@@ -38,6 +38,11 @@ class History:
     has_begun: bool = False
 
     @property
+    def count(self) -> int:
+        """Whole epochs that its state has made, those of a config that it is a copy of included."""
+        return max(self.epochs, default=-1) + 1
+
+    @property
     def last(self) -> dict[str, float]:
         """Metrics of the last epoch; empty where none has ended."""
         return self.epochs[max(self.epochs)] if self.epochs else {}
@@ -161,7 +166,7 @@ class Coordinator:
             config_id=config.config_id,
             config=config.name,
             status=standing if history.final is None else history.final["status"],
-            epochs=len(history.epochs),
+            epochs=history.count,
             hyperparameters=dict(config.values),
             metrics=dict(history.last),
             best=history.best,

@@ -280,7 +280,9 @@ class Director:
         if not clones:
             return
         forks = self.pool.copy([(clone, source) for clone, _, _ in clones])
-        self.ledger.copy(forks, [values for _, values, _ in clones], self._num_shards)
+        self.ledger.copy(
+            forks, [source] * len(clones), [values for _, values, _ in clones], self._num_shards
+        )
         for clone, _, epochs in clones:
             self.pool.set_goal(clone, epochs)
             self.ledger.note("copy", clone, epochs=epochs, source=source, by="people")
@@ -353,7 +355,8 @@ class Director:
                     f"made as many"
                 )
         forks = self.pool.copy(pairs)
-        self.ledger.copy(forks, [one.values for one in able], self._num_shards)
+        sources = [source for _, source in pairs]
+        self.ledger.copy(forks, sources, [one.values for one in able], self._num_shards)
         for (config_id, _), fork, one in zip(pairs, forks, able, strict=True):
             self.pool.set_goal(config_id, one.epochs, one.then)
             facts = {"source": fork.source, "values": dict(one.values)}

@@ -60,9 +60,22 @@ class Ledger:
         self.tell({"config_id": config.config_id, "name": config.name, "values": dict(values)})
         return config
 
-    def copy(self, forks: list[Fork], values: list[Mapping[str, Value]], num_shards: int) -> None:
-        """Take copies of states that were made together, with hyperparameters of their own."""
-        before = [dict(self.configs[fork.source].values) for fork in forks]
+    def copy(
+        self,
+        forks: Sequence[Fork],
+        sources: Sequence[int],
+        values: Sequence[Mapping[str, Value]],
+        num_shards: int,
+    ) -> None:
+        """Take copies of states that were made together.
+
+        Args:
+            forks: the copies, each of a config that has trained the state.
+            sources: whose states were meant: such a config, or a copy that made no visit yet.
+            values: hyperparameters that each goes on with.
+            num_shards: of the run.
+        """
+        before = [self._trained_with(*both) for both in zip(forks, sources, strict=True)]
         for fork, own, old in zip(forks, values, before, strict=True):
             config = self.configs[fork.config_id]
             config = Config(config.config_id, dict(own), config.name)
@@ -71,6 +84,13 @@ class Ledger:
             news |= {"step": fork.step, "like": fork.source, "before": old}
             self._inherit(news, num_shards)
             self.tell(news)
+
+    def _trained_with(self, fork: Fork, source: int) -> dict[str, Value]:
+        """Return the hyperparameters that a state was trained with until now."""
+        if fork.source == source:
+            return dict(self.configs[source].values)
+        last = [news for news in self.changes if news["config_id"] == source][-1]
+        return dict(last["before"])
 
     def replay(self, changes: Sequence[News], num_shards: int) -> None:
         """Take over the copies of a run that is walked again."""

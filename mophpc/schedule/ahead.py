@@ -51,6 +51,7 @@ class Market:
         begins = self.todo.all(axis=1)
         current = (self.todo * self.stay_s).sum(axis=1) + self.eval_s
         whole = (self.stays - self.todo.sum(axis=1)) / self.stay_s.shape[1]
+        # What may follow is often made by another config than this one.
         self._work_s = current + np.maximum(whole, 0.0) * epoch_s + self.then * epoch_s.mean()
         self._may = self.todo & (self.stays > 0)[:, None]
         stands = begins & (self.at >= 0)  # an epoch begins where the last one ended

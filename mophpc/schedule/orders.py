@@ -134,6 +134,7 @@ class Promises:
         self._ends = [num_steps] * num_configs
         self._promised = [False] * num_configs
         self._copied: dict[int, int] = {}  # config whose next visit begins with a copy: the source
+        self._trained: dict[int, int] = {}  # copy without a visit yet: who trained its state
         self._closing: list[tuple[int, Link]] = []  # (rank, link) of states that go nowhere
 
     def add(self, num_steps: int) -> int:
@@ -178,14 +179,21 @@ class Promises:
         Args:
             pairs: (config, source); a source may be replaced itself in the same breath.
         """
-        found = [(self._last[source], self._copied.get(source, source)) for _, source in pairs]
+        found = [
+            (
+                self._last[source],
+                self._copied.get(source, source),
+                self._trained.get(source, source),
+            )
+            for _, source in pairs
+        ]
         forks = []
-        for (config_id, _), (state, source) in zip(pairs, found, strict=True):
+        for (config_id, _), (state, source, trained) in zip(pairs, found, strict=True):
             assert state is not None
             self.close(config_id, DROP)
             self._last[config_id] = replace(state, config_id=config_id)
-            self._copied[config_id] = source
-            forks.append(Fork(config_id, state.step + 1, source))
+            self._copied[config_id], self._trained[config_id] = source, trained
+            forks.append(Fork(config_id, state.step + 1, trained))
         return forks
 
     def close(self, config_id: int, how: int) -> None:
@@ -223,6 +231,7 @@ class Promises:
                 else:
                     told[visit.config_id, last.step] = visit.rank
             self._last[visit.config_id] = visit
+            self._trained.pop(visit.config_id, None)
             self._promised[visit.config_id] = True
             self.visits[visit.rank].append(visit)
             new[visit.rank].append(visit)

@@ -147,7 +147,7 @@ class Desk:
             now=lambda: self.clock.s,
         )
         for config_id in range(num_configs):
-            self.pool.extend(config_id, epochs)
+            self.pool.set_goal(config_id, epochs)
         self._folder = folder
         self._queues: list[list] = [[], []]
         self._steps: dict[int, int] = {}

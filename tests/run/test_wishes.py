@@ -98,7 +98,7 @@ def test_what_ends_before_its_copy_is_made_takes_the_copy_with_it(desk):
     desk.director.begin()
     assert desk.make_one()
     assert desk.ask(Clone(config="0", set=CLONE))[0]
-    desk.director.is_over(0)  # it has diverged
+    desk.director.end_config(0)  # it has diverged
     assert [r["config"] for r in desk.reported if r["status"] == "stopped"] == [2]
     desk.to_the_end()
     assert desk.pool.plan().forks == ()
@@ -119,7 +119,7 @@ def test_about_to_end(desk):
 def test_ended(tmp_path):
     desk = Desk(tmp_path / "run", epochs=3)
     desk.director.begin()
-    desk.director.is_over(0)
+    desk.director.end_config(0)
     assert desk.ask(Stop(config="0")) == (False, "c000-lr=0.01,width=4 has ended already")
     accepted, text = desk.ask(Clone(config="0", set=CLONE))
     assert not accepted

@@ -153,8 +153,10 @@ class Replay:
         """Return the seconds that a config has to do, with what may follow."""
         todo = self.todo[config]
         epoch_s = self.stay_s[config].sum() + self.eval_s[config]
-        later = max(0.0, (self.stays[config] - todo.sum()) / len(todo)) + self.then[config]
-        return float((todo * self.stay_s[config]).sum() + self.eval_s[config] + later * epoch_s)
+        later = max(0.0, (self.stays[config] - todo.sum()) / len(todo)) * epoch_s
+        mean_s = (self.stay_s.sum(axis=1) + self.eval_s).mean()  # others may go on in its place
+        known = (todo * self.stay_s[config]).sum() + self.eval_s[config]
+        return float(known + later + self.then[config] * mean_s)
 
     def ready_at(self, rank: int, start: float) -> list[int]:
         """Return the configs that a rank may take at a moment."""

@@ -14,7 +14,7 @@ from schedule_cases import Case, cases, some_costs
 from mophpc.schedule import check_plan
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.plan import Plan, untimed
-from mophpc.schedule.pool import Pool
+from mophpc.schedule.pool import PLANNING_SHARE, Pool
 from mophpc.schedule.renewal import Renewal
 from mophpc.schedule.underway import Observed
 
@@ -338,10 +338,10 @@ def test_planning_that_takes_long_is_done_less_often():
     run.pool.promise(0.0)
     run.pool.took(10.0)
     run.pool._is_urgent = False
-    assert not run.pool.due(10.0 / 0.02 - 1.0)
+    assert not run.pool.due(10.0 / PLANNING_SHARE - 1.0)
     run.pool.end(0)  # decided, but no rank has run out of visits
-    assert not run.pool.due(10.0 / 0.02 - 1.0)
-    assert run.pool.due(10.0 / 0.02 + 1.0)
+    assert not run.pool.due(10.0 / PLANNING_SHARE - 1.0)
+    assert run.pool.due(10.0 / PLANNING_SHARE + 1.0)
 
 
 def test_what_is_decided_is_told_at_once_to_a_rank_without_visits():
