@@ -143,7 +143,10 @@ def without_brief():
         (empty, r"search.method '.*:empty' made a Nothing, which lacks ask and tell; it needs "),
         (without_brief, r"raised TypeError: .*takes 0 positional.*a mophpc.search.Brief"),
         ("nowhere.py:Name", r"there is no file '.*nowhere.py'"),
-        (f"{__file__}:Missing", "has no function 'Missing'"),
+        (
+            f"{__file__}:Missing",
+            "has no function 'Missing'; it has Half, Nothing, Puppet, checked,",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_made_is_named(method, said):
@@ -209,9 +212,18 @@ def test_what_ask_must_not_return_is_named(starts, said):
         (None, "own: tell returned a NoneType; allowed: a list of Continue, Copy or Stop"),
         (Stop(0), "own: tell returned a Stop; allowed: a list of Continue, Copy or Stop"),
         ([0], "own: tell returned an int; allowed: a list of Continue, Copy or Stop"),
-        ([Continue(0, 2)], "own: tell returned epochs = 2; allowed: 3 to 9"),
-        ([Continue(0, 10)], "own: tell returned epochs = 10; allowed: 3 to 9"),
-        ([Continue(0, 9, 1)], "own: tell returned then = 1; allowed: 0 to 0, the epochs left"),
+        (
+            [Continue(0, 2)],
+            "own: tell returned epochs = 2 for config 0; allowed: 3 to 9, since it has made 2",
+        ),
+        (
+            [Continue(0, 10)],
+            "own: tell returned epochs = 10 for config 0; allowed: 3 to 9, since it has made 2",
+        ),
+        (
+            [Continue(0, 9, 1)],
+            "own: tell returned then = 1 for config 0; allowed: 0 to 0, the epochs left",
+        ),
         ([Stop(1)], "own: tell returned Stop(config_id=1); allowed: a config that waits (0)"),
         (
             [Stop(7)],
@@ -251,12 +263,16 @@ def test_a_copy_has_the_epochs_of_its_source_and_its_own_values():
     with pytest.raises(ExperimentError, match="a config that lacks 'tie'"):
         method.tell(Result(1, 2, 2.0))
     said = [Stop(0), Copy(1, 0, ROW, 4)]
-    with pytest.raises(ExperimentError, match="epochs = 4; allowed: 5 to 9"):
+    with pytest.raises(
+        ExperimentError, match="epochs = 4 for config 1, a copy of config 0; allowed: 5 to 9, s"
+    ):
         method.tell(Result(1, 2, 2.0))
     said = [Stop(0), Copy(1, 0, ROW, 5)]
     assert method.tell(Result(1, 2, 2.0)) == said
     said = [Continue(1, 5)]
-    with pytest.raises(ExperimentError, match="epochs = 5; allowed: 6 to 9"):
+    with pytest.raises(
+        ExperimentError, match="epochs = 5 for config 1; allowed: 6 to 9, since it has made 5"
+    ):
         method.tell(Result(1, 5, 2.0))
 
 
