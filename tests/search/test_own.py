@@ -145,7 +145,7 @@ def without_brief():
         ("nowhere.py:Name", r"there is no file '.*nowhere.py'"),
         (
             f"{__file__}:Missing",
-            "has no function 'Missing'; it has Half, Nothing, Puppet, checked,",
+            "has no function 'Missing'; it has Half, Nothing, Puppet",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_mistakes_of_a_constraint_are_its_own():
         raise ExperimentError("search.constraint raised KeyError: 'x'")
 
     source = OptunaSource("tpe", {"x": mophpc.uniform(0, 1)}, 1, fits)
-    with pytest.raises(ExperimentError, match="^search.constraint raised"):
+    with pytest.raises(ExperimentError, match=r"^search\.constraint raised"):
         source.more(1)
 
 
