@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import tomli_w
 import mophpc
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment, load_experiment
+from mophpc.search_settings import METHODS, OPTUNA, Search
 
 NUMBERS = {"lr": mophpc.uniform(0, 1)}
 CHOICES = {"a": mophpc.choice([1, 2])}
@@ -217,3 +219,13 @@ def test_the_resolved_experiment_can_be_loaded_again_from_anywhere(tmp_path, sea
     assert again == first
     if search.get("method") == "own.py:Mine":
         assert again.search.method == f"{folder}/own.py:Mine"
+
+
+def test_the_readme_names_every_method_setting_and_default():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    section = text.split("\n## Methods\n")[1].split("\n## ")[0]
+    fields = Search.model_fields
+    for name in {*METHODS, *OPTUNA, *fields} - {"method", "constraint"}:
+        assert f"`{name}" in section, name
+    for name in ("reduction", "min_epochs", "quantile", "factors"):
+        assert f"`{name} = {fields[name].default}`" in section

@@ -99,6 +99,17 @@ def test_the_shipped_one_halves_after_every_epoch():
     assert {ride.status for ride in found} <= {"done", "stopped", "diverged"}
 
 
+def test_the_one_in_the_readme_does_as_it_says(tmp_path):
+    text = (SHIPPED.parents[1] / "README.md").read_text()
+    (code,) = [part for part in text.split("```") if part.startswith("python\n# halves.py")]
+    (tmp_path / "halves.py").write_text(code.removeprefix("python\n"))
+    made = experiment(f"{tmp_path}/halves.py:Halves", epochs=5)
+    for order in range(5):
+        found = rides(made, order=order, score=lambda values, epochs: values["lr"])
+        assert sorted(ride.epochs for ride in found) == [1] * 8 + [2] * 4 + [3] * 2 + [4, 5]
+        assert min(found, key=lambda ride: ride.values["lr"]).status == "done"
+
+
 def test_a_file_beside_the_experiment_is_found(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def make(brief):\n    return Nothing()\n" + NOTHING)
     (tmp_path / "e.toml").write_text(
