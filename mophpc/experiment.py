@@ -217,7 +217,13 @@ class Experiment(_Settings):
             raise ValueError("give either a [space] or a list of [[configs]], not both")
         if not self.space and not self.configs:
             raise ValueError("there is nothing to try: give a [space] or a list of [[configs]]")
-        check_search(self.search, self.space, self.epochs, has_list=bool(self.configs))
+        check_search(
+            self.search,
+            self.space,
+            self.epochs,
+            has_list=bool(self.configs),
+            threads=self.threads,
+        )
         try:
             in_order(self.space)
         except ValueError as error:

@@ -41,13 +41,22 @@ def load_callable(reference: str, base: Path | None = None) -> Callable[..., Any
         ) from error
     function = getattr(module, name, None)
     if function is None:
-        public = sorted(key for key, item in vars(module).items() if inspect.isfunction(item))
         raise ExperimentError(
-            f"'{where}' has no function '{name}'; it has {', '.join(public) or 'none'}"
+            f"'{where}' has no function '{name}'; it has {', '.join(_names(module)) or 'none'}"
         )
     if not callable(function):
         raise ExperimentError(f"'{reference}' is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]  # checked to be callable
+
+
+def _names(module: Any) -> list[str]:
+    """Return what a module offers: its functions, and the classes that it defines itself."""
+    return sorted(
+        key
+        for key, item in vars(module).items()
+        if inspect.isfunction(item)
+        or (inspect.isclass(item) and item.__module__ == module.__name__)
+    )
 
 
 def resolve(reference: str, base: Path) -> str:

@@ -36,6 +36,13 @@ _SHOWN_SAMPLERS = (
     f"'RandomSampler'"
 )
 
+_EPOCHS = {
+    "patience": "1 or more: the epochs in a row that a config may make without a better score",
+    "median": "1 or more: the epochs of grace that a config makes before it is compared with the "
+    "others",
+}
+"""What numbers of epochs mean."""
+
 
 def is_sampler(name: str) -> bool:
     """Whether a name means one of Optuna's samplers, if there is such a one."""
@@ -111,6 +118,20 @@ class Search(BaseModel):
             f"as file.py:Name or package.module:Name",
         )
 
+    @field_validator("patience", "median", mode="before")
+    @classmethod
+    def _epochs(cls, value: Any, info: Any) -> Any:
+        if value is None or (type(value) is int and value >= 1):
+            return value
+        raise _not_allowed(info.field_name, value, _EPOCHS[info.field_name])
+
+    @field_validator("quantile", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if type(value) in (int, float) and not 0 < value <= 0.5:  # as is nan
+            raise _not_allowed("quantile", value, "0 < quantile <= 0.5")
+        return value
+
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, value: str | None) -> str | None:
@@ -167,9 +188,21 @@ def sampler_of(search: Search, space: Mapping[str, Dimension], *, has_list: bool
 
 
 def check_search(
-    search: Search, space: Mapping[str, Dimension], epochs: int, *, has_list: bool
+    search: Search,
+    space: Mapping[str, Dimension],
+    epochs: int,
+    *,
+    has_list: bool,
+    threads: int = 1,
 ) -> None:
     """Check that settings fit each other.
+
+    Args:
+        search: the settings.
+        space: of the experiment.
+        epochs: of the experiment.
+        has_list: whether configs are listed.
+        threads: of torch on each rank.
 
     Raises:
         ValueError: they do not; says which, and what is allowed.
@@ -178,6 +211,7 @@ def check_search(
     sampler = sampler_of(search, space, has_list=has_list)
     _check_source(search, method, sampler, space, has_list=has_list)
     _check_unused(search, method, sampler)
+    _check_sampler(search, method, sampler, threads)
     if method in RUNGS and search.min_epochs * search.reduction > epochs:
         raise ValueError(
             f'search.method is "{method}", whose second rung is at search.min_epochs * '
@@ -254,6 +288,21 @@ def _check_unused(search: Search, method: str, sampler: str) -> None:
         raise ValueError(
             f"search.options is for a method of your own or an Optuna sampler, and search.method "
             f'is "{method}"'
+        )
+
+
+def _check_sampler(search: Search, method: str, sampler: str, threads: int) -> None:
+    if is_sampler(sampler) and not is_reference(method) and "seed" in search.options:
+        raise ValueError(
+            f"search.options has 'seed', but a sampler draws from the experiment's seed; say seed "
+            f"= {search.options['seed']!r} at the top of the experiment instead"
+        )
+    if threads > 1 and OPTUNA.get(sampler, sampler) == OPTUNA["gp"]:
+        setting = "method" if is_sampler(method) else "sampler"
+        # Optuna's GPSampler, which thinks while rank 0 trains: threads are the whole process's.
+        raise ValueError(
+            f'search.{setting} is "{sampler}", which sets the number of torch\'s threads while it '
+            f"thinks, and threads is {threads}; say threads = 1, or take another sampler"
         )
 
 

@@ -72,6 +72,7 @@ BAD = [
     ("net.py:a.b", "'net.py:a.b' does not name a function"),
     ("gone.py:build", "there is no file '"),
     ("net.py:made", "'net.py' has no function 'made'; it has build, other"),
+    ("kinds.py:Nope", "'kinds.py' has no function 'Nope'; it has Mine, make"),
     ("empty.py:build", "'empty.py' has no function 'build'; it has none"),
     ("net.py:WIDTH", "'net.py:WIDTH' is a int, not a function"),
     ("broken.py:build", "importing 'broken.py' failed: SyntaxError: "),
@@ -83,6 +84,8 @@ BAD = [
 @pytest.mark.parametrize(("reference", "message"), BAD)
 def test_what_cannot_be_found_is_said_in_one_sentence(tmp_path, reference, message):
     write(tmp_path, "net.py", "WIDTH = 8\ndef other(): ...\ndef build(): ...\n")
+    text = "from dataclasses import Field\nclass Mine: ...\ndef make(): ...\n"
+    write(tmp_path, "kinds.py", text)
     write(tmp_path, "empty.py", "")
     write(tmp_path, "broken.py", "def build(:\n")
     write(tmp_path, "raises.py", "1 / 0\n")

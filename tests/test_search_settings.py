@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import tomli_w
 import mophpc
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment, load_experiment
+from mophpc.search_settings import METHODS, OPTUNA, Search
 
 NUMBERS = {"lr": mophpc.uniform(0, 1)}
 CHOICES = {"a": mophpc.choice([1, 2])}
@@ -46,7 +49,7 @@ def _made(settings: dict[str, Any]) -> Experiment:
     """Two settings are called `configs`."""
     rest = dict(settings)
     search = {"configs": rest.pop("search_configs")} if "search_configs" in rest else {}
-    given = {key: rest.pop(key) for key in ("space", "configs", "epochs") if key in rest}
+    given = {key: rest.pop(key) for key in ("space", "configs", "epochs", "threads") if key in rest}
     if "configs" not in given:
         given.setdefault("space", NUMBERS)
     return Experiment(**{"build": "m:b", "data": "s", "epochs": 9} | given, search=search | rest)
@@ -129,13 +132,44 @@ BAD = [
     ),
     (
         {"method": "population", "search_configs": 4, "quantile": 0.7},
-        "field 'search.quantile' is 0.7; allowed: at most 0.5",
+        "field 'search.quantile' is 0.7; allowed: 0 < quantile <= 0.5",
     ),
     (
         {"method": "population", "search_configs": 4, "factors": []},
         "field 'search.factors' is []",
     ),
-    ({"patience": 0, "search_configs": 4}, "field 'search.patience' is 0; allowed: at least 1"),
+    (
+        {"method": "population", "search_configs": 4, "quantile": math.nan},
+        "field 'search.quantile' is nan; allowed: 0 < quantile <= 0.5",
+    ),
+    (
+        {"patience": 0, "search_configs": 4},
+        "field 'search.patience' is 0; allowed: 1 or more: the epochs in a row that a config may "
+        "make without a better score",
+    ),
+    (
+        {"median": True, "search_configs": 4},
+        "field 'search.median' is True; allowed: 1 or more: the epochs of grace that a config "
+        "makes before it is compared with the others",
+    ),
+    (
+        {"method": "tpe", "search_configs": 4, "options": {"seed": 5}},
+        "search.options has 'seed', but a sampler draws from the experiment's seed; say seed = 5 "
+        "at the top of the experiment instead",
+    ),
+    (
+        {"method": "asha", "sampler": "QMCSampler", "search_configs": 4, "options": {"seed": 5}},
+        "search.options has 'seed'",
+    ),
+    (
+        {"method": "gp", "search_configs": 4, "threads": 2},
+        'search.method is "gp", which sets the number of torch\'s threads while it thinks, and '
+        "threads is 2; say threads = 1, or take another sampler",
+    ),
+    (
+        {"method": "m:b", "sampler": "GPSampler", "threads": 3},
+        'search.sampler is "GPSampler", which sets',
+    ),
 ]
 
 
@@ -161,7 +195,7 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(settings, said):
             "explore": ["lr"],
         },
         {"method": "tpe", "configs": 7, "patience": 2, "median": 3, "options": {"gamma": {"a": 1}}},
-        {"method": "own.py:Mine", "options": {"deep": [1, 2.5, {"x": True}]}},
+        {"method": "own.py:Mine", "options": {"seed": 3, "deep": [1, 2.5, {"x": True}]}},
         {},
     ],
     ids=str,
@@ -185,3 +219,13 @@ def test_the_resolved_experiment_can_be_loaded_again_from_anywhere(tmp_path, sea
     assert again == first
     if search.get("method") == "own.py:Mine":
         assert again.search.method == f"{folder}/own.py:Mine"
+
+
+def test_the_readme_names_every_method_setting_and_default():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    section = text.split("\n## Methods\n")[1].split("\n## ")[0]
+    fields = Search.model_fields
+    for name in {*METHODS, *OPTUNA, *fields} - {"method", "constraint"}:
+        assert f"`{name}" in section, name
+    for name in ("reduction", "min_epochs", "quantile", "factors"):
+        assert f"`{name} = {fields[name].default}`" in section

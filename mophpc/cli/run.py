@@ -37,6 +37,8 @@ def run(
 ) -> None:
     """Train every config; start it with mpirun or srun.
 
+    [search] in the file says how: see Methods in README.md, and launch/experiments for ready files.
+
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
     from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device

@@ -95,6 +95,7 @@ def _row(row: Row, names: list[str]) -> Record:
         "best_epoch": row.best_epoch,
         "final": row.final,
         "lineage": row.lineage,
+        "began": row.began,
     }
 
 

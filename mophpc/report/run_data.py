@@ -43,6 +43,8 @@ class Row:
     final: dict[str, float | None] = field(default_factory=dict)
     lineage: list[Record] = field(default_factory=list)
     """Whose state it took over before which epoch, and its hyperparameters from there on."""
+    began: dict[str, Value] = field(default_factory=dict)
+    """The hyperparameters that its name has, where it took over states."""
 
 
 @dataclass(slots=True)
@@ -178,6 +180,8 @@ def _row(given: Record) -> Row:
     lineage = given.get("lineage")
     if isinstance(lineage, list):
         row.lineage = [found for item in lineage if (found := _ancestor(item)) is not None]
+        firsts = [item for item in lineage if isinstance(item, dict) and item.get("source") is None]
+        row.began = _values(firsts[0]) if firsts else {}
     return row
 
 
@@ -187,13 +191,13 @@ def _ancestor(item: Any) -> Record | None:
     epoch, source = whole(item.get("epoch")), whole(item.get("source"))
     if epoch is None or source is None:
         return None
+    return {"epoch": epoch, "source": source, "hyperparameters": _values(item)}
+
+
+def _values(item: Record) -> dict[str, Value]:
     values = item.get("hyperparameters")
     values = values if isinstance(values, dict) else {}
-    return {
-        "epoch": epoch,
-        "source": source,
-        "hyperparameters": {str(k): _scalar(v) for k, v in values.items()},
-    }
+    return {str(k): _scalar(v) for k, v in values.items()}
 
 
 def _rows_without_results(run: RunData) -> None:

@@ -52,8 +52,24 @@ def begin_search(
     method = make_method(experiment, room)
     search.method, search.starts = method, list(method.ask(room))
     if not search.starts:
-        raise ExperimentError(
-            f"search.method '{experiment.method}' returned no config to begin with; "
-            f"its ask must return at least one"
-        )
+        raise ExperimentError(_nothing(experiment))
     return [dict(start.values) for start in search.starts]
+
+
+def _nothing(experiment: Experiment) -> str:
+    """Say why there is no config to begin with."""
+    constraint = experiment.search.constraint
+    if is_reference(experiment.method):
+        said = (
+            f"search.method '{experiment.method}' returned no config to begin with; its ask must "
+            f"return at least one"
+        )
+        if constraint is None:
+            return said
+        return f"{said}, and search.constraint '{constraint}' must allow what it draws"
+    if constraint is None:
+        return f"'{experiment.sampler}' found no config to begin with; give a larger space"
+    return (
+        f"search.constraint '{constraint}' allows none of the configs that '{experiment.sampler}' "
+        f"tried; let it allow more, or change the space"
+    )

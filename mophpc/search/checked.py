@@ -132,11 +132,18 @@ class Checked:
             raise self._wrong("tell", f"{item}", f"a config that waits ({waiting})")
 
     def _check_epochs(self, what: str, item: Start | Continue | Copy, made: int) -> None:
+        whose = "" if isinstance(item, Start) else f" for config {item.config_id}"
         if type(item.epochs) is not int or not made < item.epochs <= self._epochs:
-            raise self._wrong(what, f"epochs = {item.epochs!r}", f"{made + 1} to {self._epochs}")
+            allowed = f"{made + 1} to {self._epochs}"
+            if isinstance(item, Copy):
+                whose += f", a copy of config {item.source}"
+            if made:
+                allowed += f", since it has made {made}"
+            raise self._wrong(what, f"epochs = {item.epochs!r}{whose}", allowed)
         left = self._epochs - item.epochs
         if type(item.then) is not int or not 0 <= item.then <= left:
-            raise self._wrong(what, f"then = {item.then!r}", f"0 to {left}, the epochs left")
+            allowed = f"0 to {left}, the epochs left"
+            raise self._wrong(what, f"then = {item.then!r}{whose}", allowed)
 
     def _values(self, what: str, item: Start | Copy) -> dict[str, Value]:
         if not isinstance(item.values, Mapping):

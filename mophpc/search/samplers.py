@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 MOST_TRIES = 20
 """Sets in a row that the constraint refuses, or that were there before, until one is drawn."""
 
+FIRST_TRIES = 10
+"""Sets that most samplers draw at random before they learn."""
+
+MOST_REHEARSED = 100
+"""Of these, at most, are tried before a run."""
+
 _NEEDS = {"CmaEsSampler": ("cmaes",), "GPSampler": ("torch", "scipy")}
 """What Optuna itself imports only when it has results to learn from, in the middle of a run."""
 
@@ -63,9 +69,10 @@ class OptunaSource:
 
         Raises:
             ExperimentError: Optuna or a package that the sampler needs is not installed, or there
-                is no such sampler, or it does not take the options.
+                is no such sampler, or it does not take the options, or fails with them.
         """
         self._name = name
+        self._options = dict(options or {})
         self._space = space
         self._order = in_order(space)
         self._constraint = constraint
@@ -77,7 +84,7 @@ class OptunaSource:
             else draw_endlessly(space, seed, constraint)
         )
         """For when the sampler finds nothing new."""
-        self._study = _make_study(name, seed, dict(options or {}))
+        self._study = self._make(seed)
         self._trials: list[optuna.Trial] = []
         """By number: what Optuna knows a set as."""
         self._numbers: dict[Key, int] = {}
@@ -85,11 +92,13 @@ class OptunaSource:
         self._worst = -math.inf
         self._diverged: list[int] = []
         """Those that Optuna has not been told of, for want of a finite score to tell."""
+        if self._options:
+            self._rehearse(seed)
 
     def more(self, count: int) -> list[Row]:
         """Return up to so many sets that differ from all before."""
         rows: list[Row] = []
-        with _quiet(self._name):
+        with _quiet(self._name, self._options):
             while len(rows) < count:
                 row = self._one()
                 if row is None:
@@ -99,7 +108,7 @@ class OptunaSource:
 
     def learn(self, number: int, score: float) -> None:
         """Take a score; one that is infinite counts as the worst that is finite."""
-        with _quiet(self._name):
+        with _quiet(self._name, self._options):
             if not math.isfinite(score):
                 self._diverged.append(number)
             else:
@@ -111,6 +120,26 @@ class OptunaSource:
                     self._scores[other] = self._worst
                     self._study.tell(self._trials[other], self._worst)
                 self._diverged = []
+
+    def _make(self, seed: int) -> optuna.Study:
+        return _make_study(self._name, seed, self._options)
+
+    def _rehearse(self, seed: int) -> None:
+        """Let a twin of the sampler learn from made-up scores.
+
+        Optuna looks at many options only when it uses them, which would be in the middle of a run.
+
+        Raises:
+            ExperimentError: it fails.
+        """
+        said = self._options.get("n_startup_trials", self._options.get("population_size"))
+        first = min(said, MOST_REHEARSED) if isinstance(said, int) else FIRST_TRIES
+        study = self._make(seed)
+        with _quiet(self._name, self._options):
+            for number in range(first + 2):
+                trial = study.ask()
+                self._suggest(trial)
+                study.tell(trial, float(number % 3))
 
     def _one(self) -> Row | None:
         for _ in range(MOST_TRIES):
@@ -192,7 +221,7 @@ def _make_study(name: str, seed: int, options: dict[str, Any]) -> optuna.Study:
     made = _class_of(name)
     known = inspect.signature(made.__init__).parameters
     ours = {key: value for key, value in _OURS.items() if key in known}
-    with _quiet(name):
+    with _quiet(name, options):
         for package in _NEEDS.get(made.__name__, ()):
             importlib.import_module(package)
         try:
@@ -229,11 +258,11 @@ def _class_of(name: str) -> Any:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Let Optuna neither log nor warn, and say what is missing where it cannot import something.
+def _quiet(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Let Optuna neither log nor warn, and say in one sentence what it fails of.
 
     Raises:
-        ExperimentError: a package that the sampler needs is not installed.
+        ExperimentError: a package that the sampler needs is not installed, or the sampler fails.
     """
     import optuna
 
@@ -248,6 +277,15 @@ def _quiet(name: str) -> Iterator[None]:
         raise ExperimentError(
             f"Optuna's sampler '{name}' needs {missing}, which is not installed; say pip install "
             f"{missing}, or take another sampler"
+        ) from error
+    except ExperimentError:  # of a user's constraint
+        raise
+    except Exception as error:  # whatever a sampler does with options that it does not check
+        why = " ".join(str(error).split())
+        advice = f"check search.options ({options})" if options else "take another one"
+        raise ExperimentError(
+            f"Optuna's sampler '{name}', of search.method or search.sampler, raised "
+            f"{type(error).__name__}: {why}; {advice}"
         ) from error
     finally:
         optuna.logging.set_verbosity(before)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
@@ -208,6 +209,93 @@ def test_a_search(page, folder):
     hint = page.run("document.getElementById('curves-hint').textContent")
     for words in ("Square: stopped", "Cross: diverged", "Ring: unfinished", "Diamond: took over"):
         assert words in hint
+
+
+def test_the_headline_says_what_the_name_does_not(page, folder):
+    add_search(folder)
+    name = json.loads((folder / "results.json").read_text())["configs"][4]["config"]
+    began = {"epoch": 0, "source": None, "hyperparameters": {"lr": 0.5, "batch_size": 64}}
+    first = {"epoch": 1, "source": 0, "hyperparameters": {"lr": 0.02, "batch_size": 64}}
+    second = {"epoch": 2, "source": 0, "hyperparameters": {"lr": 0.03, "batch_size": 32}}
+    same = {"epoch": 1, "source": 0, "hyperparameters": began["hyperparameters"]}
+    note = " (its name says what it began with)"
+    for lineage, epoch, said in (
+        ([began, first], 1, f"in epoch 1, with lr 0.02{note}"),
+        ([began, first], 0, f"in epoch 0; since epoch 1 with lr 0.02{note}"),
+        (
+            [began, first, second],
+            1,
+            f"in epoch 1, with lr 0.02; since epoch 2 with lr 0.03, batch_size 32{note}",
+        ),
+        ([began, same], 1, "in epoch 1"),  # a clone, whose name is its own
+        ([first], 1, f"in epoch 1, with lr 0.02, batch_size 64{note}"),
+        ([], 1, "in epoch 1"),
+    ):
+
+        def change(record, lineage=lineage, epoch=epoch):
+            record["best"] = 4
+            record["configs"][4] |= {"lineage": lineage, "best_epoch": epoch}
+
+        edit_results(folder, change)
+        make_report(folder)
+        page.open(folder / "report.html")
+        assert page.log() == []
+        text = page.run("document.querySelector('#best .more').textContent")
+        assert text == f"{name} {said}"
+
+
+def test_axes_end_with_the_values(page, folder):
+    """Where all but the best are equal, the axis once went on to 1.2."""
+
+    def change(record):
+        for number, row in enumerate(record["configs"]):
+            row["best"] = 1.0 if number == 0 else 0.75
+
+    edit_results(folder, change)
+    make_report(folder)
+    page.open(folder / "report.html")
+    axis = last_axis(page)
+    assert (axis["low"], axis["high"]) == (0.75, 1.0)
+    assert axis["ticks"][-1] == 1.0
+    for worst, best in ((0.01, 1.0), (0.1, 0.9)):
+        most = 0.99 if best == 1.0 else 0.11  # of the others
+
+        def spread(record, worst=worst, best=best, most=most):
+            for number, row in enumerate(record["configs"]):
+                row["best"] = worst if number == 0 else best if number == 1 else most + number / 1e4
+
+        edit_results(folder, spread)
+        make_report(folder)
+        page.open(folder / "report.html")
+        axis = last_axis(page)
+        assert axis["high"] == best  # whatever is far off, the best is not cut off
+        assert (axis["low"] > worst) == (best == 1.0)
+    edit_results(folder, lambda record: [row.update(best=1.0) for row in record["configs"]])
+    make_report(folder)
+    page.open(folder / "report.html")
+    assert last_axis(page)["ticks"] == [1.0]
+
+
+def last_axis(page: Page) -> dict[str, Any]:
+    """The axis of the results."""
+    found = page.run("document.getElementById('parallel-plot').dataset.axes")
+    return dict(json.loads(found)[-1])
+
+
+def test_states_taken_over_are_seen_whole(page, folder):
+    add_search(folder)
+
+    def change(record):
+        steps = [{"epoch": i, "source": 1, "hyperparameters": {}} for i in range(1, 9)]
+        record["configs"][4]["lineage"] = steps
+
+    edit_results(folder, change)
+    make_report(folder)
+    page.open(folder / "report.html", width=1300)
+    wide, room = page.run(
+        "((n) => [n.scrollWidth, n.clientWidth])(document.getElementById('table-body'))"
+    )
+    assert wide <= room
 
 
 def test_a_run_that_did_not_end(page, folder):

@@ -99,6 +99,17 @@ def test_the_shipped_one_halves_after_every_epoch():
     assert {ride.status for ride in found} <= {"done", "stopped", "diverged"}
 
 
+def test_the_one_in_the_readme_does_as_it_says(tmp_path):
+    text = (SHIPPED.parents[1] / "README.md").read_text()
+    (code,) = [part for part in text.split("```") if part.startswith("python\n# halves.py")]
+    (tmp_path / "halves.py").write_text(code.removeprefix("python\n"))
+    made = experiment(f"{tmp_path}/halves.py:Halves", epochs=5)
+    for order in range(5):
+        found = rides(made, order=order, score=lambda values, epochs: values["lr"])
+        assert sorted(ride.epochs for ride in found) == [1] * 8 + [2] * 4 + [3] * 2 + [4, 5]
+        assert min(found, key=lambda ride: ride.values["lr"]).status == "done"
+
+
 def test_a_file_beside_the_experiment_is_found(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def make(brief):\n    return Nothing()\n" + NOTHING)
     (tmp_path / "e.toml").write_text(
@@ -143,7 +154,10 @@ def without_brief():
         (empty, r"search.method '.*:empty' made a Nothing, which lacks ask and tell; it needs "),
         (without_brief, r"raised TypeError: .*takes 0 positional.*a mophpc.search.Brief"),
         ("nowhere.py:Name", r"there is no file '.*nowhere.py'"),
-        (f"{__file__}:Missing", "has no function 'Missing'"),
+        (
+            f"{__file__}:Missing",
+            "has no function 'Missing'; it has Half, Nothing, Puppet",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_made_is_named(method, said):
@@ -209,9 +223,18 @@ def test_what_ask_must_not_return_is_named(starts, said):
         (None, "own: tell returned a NoneType; allowed: a list of Continue, Copy or Stop"),
         (Stop(0), "own: tell returned a Stop; allowed: a list of Continue, Copy or Stop"),
         ([0], "own: tell returned an int; allowed: a list of Continue, Copy or Stop"),
-        ([Continue(0, 2)], "own: tell returned epochs = 2; allowed: 3 to 9"),
-        ([Continue(0, 10)], "own: tell returned epochs = 10; allowed: 3 to 9"),
-        ([Continue(0, 9, 1)], "own: tell returned then = 1; allowed: 0 to 0, the epochs left"),
+        (
+            [Continue(0, 2)],
+            "own: tell returned epochs = 2 for config 0; allowed: 3 to 9, since it has made 2",
+        ),
+        (
+            [Continue(0, 10)],
+            "own: tell returned epochs = 10 for config 0; allowed: 3 to 9, since it has made 2",
+        ),
+        (
+            [Continue(0, 9, 1)],
+            "own: tell returned then = 1 for config 0; allowed: 0 to 0, the epochs left",
+        ),
         ([Stop(1)], "own: tell returned Stop(config_id=1); allowed: a config that waits (0)"),
         (
             [Stop(7)],
@@ -251,12 +274,16 @@ def test_a_copy_has_the_epochs_of_its_source_and_its_own_values():
     with pytest.raises(ExperimentError, match="a config that lacks 'tie'"):
         method.tell(Result(1, 2, 2.0))
     said = [Stop(0), Copy(1, 0, ROW, 4)]
-    with pytest.raises(ExperimentError, match="epochs = 4; allowed: 5 to 9"):
+    with pytest.raises(
+        ExperimentError, match="epochs = 4 for config 1, a copy of config 0; allowed: 5 to 9, s"
+    ):
         method.tell(Result(1, 2, 2.0))
     said = [Stop(0), Copy(1, 0, ROW, 5)]
     assert method.tell(Result(1, 2, 2.0)) == said
     said = [Continue(1, 5)]
-    with pytest.raises(ExperimentError, match="epochs = 5; allowed: 6 to 9"):
+    with pytest.raises(
+        ExperimentError, match="epochs = 5 for config 1; allowed: 6 to 9, since it has made 5"
+    ):
         method.tell(Result(1, 5, 2.0))
 
 

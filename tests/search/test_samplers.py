@@ -127,6 +127,55 @@ def test_options_are_the_samplers_arguments():
         make_method(experiment("tpe", configs=4, options={"startup": 2}), 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("tpe", {"n_startup_trials": "many"}, "TypeError: '<' not supported between instances of"),
+        ("tpe", {"n_ei_candidates": -1}, "ValueError: negative dimensions"),
+        ("cmaes", {"sigma0": "x"}, "TypeError: '>' not supported"),
+        ("gp", {"n_startup_trials": "many"}, "TypeError: '>=' not supported"),
+    ],
+)
+def test_options_that_a_sampler_cannot_use_are_found_before_the_run(name, options, said):
+    with pytest.raises(ExperimentError) as caught:
+        make_method(experiment(name, configs=40, options=options), 4)
+    text = str(caught.value)
+    assert text.startswith(
+        f"Optuna's sampler '{name}', of search.method or search.sampler, raised {said}"
+    )
+    assert text.endswith(f"; check search.options ({options})")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("when", ["ask", "tell"])
+def test_what_a_sampler_fails_of_in_a_run_is_one_sentence(monkeypatch, when):
+    source = OptunaSource("tpe", {"x": mophpc.uniform(0, 1)}, 1)
+    assert len(source.more(2)) == 2
+
+    def fail(*given, **named):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(source._study, when, fail)
+    said = "'tpe', of .*, raised RuntimeError: two lines; take another one"
+    with pytest.raises(ExperimentError, match=said):
+        source.more(1) if when == "ask" else source.learn(0, 1.0)
+
+
+def test_a_rehearsal_changes_nothing():
+    options = {"n_startup_trials": 10}  # which is the default
+    plain, rehearsed = (experiment("tpe", configs=15, options=o) for o in ({}, options))
+    assert rides(plain) == rides(rehearsed)
+
+
+def test_mistakes_of_a_constraint_are_its_own():
+    def fits(row):
+        raise ExperimentError("search.constraint raised KeyError: 'x'")
+
+    source = OptunaSource("tpe", {"x": mophpc.uniform(0, 1)}, 1, fits)
+    with pytest.raises(ExperimentError, match=r"^search\.constraint raised"):
+        source.more(1)
+
+
 def test_rungs_and_populations_take_configs_from_a_sampler():
     for method in ("halving", "asha", "population"):
         assert len(rides(experiment(method, sampler="tpe", configs=9))) == 9

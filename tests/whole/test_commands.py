@@ -29,6 +29,11 @@ def test_help_shows_an_example(capsys: Capture, name: str) -> None:
     assert "Example:" in out
 
 
+def test_help_says_where_methods_are_described(capsys: Capture) -> None:
+    _, out, _ = command(capsys, "run", "--help")
+    assert "see Methods in README.md, and launch/experiments" in " ".join(out.split())
+
+
 def test_inspect(capsys: Capture, store: Path) -> None:
     status, out, _ = command(capsys, "inspect", store, "--check")
     assert status == 0

@@ -71,8 +71,8 @@ function showCurves(curves) {
     let low = ys[0], high = ys[ys.length - 1], cut = 0;
     const most = ys[Math.floor(0.97 * (ys.length - 1))], least = ys[Math.floor(0.03 * ys.length)];
     // Few values that are far off, as of a config that diverges, must not flatten all others.
-    if (!curveView.log && high - most > 2 * (most - low)) { high = most + 0.1 * (most - low || 1); cut = ys.filter((y) => y > high).length; }
-    if (!curveView.log && least - low > 2 * (high - least)) { low = least - 0.1 * (high - least || 1); cut += ys.filter((y) => y < low).length; }
+    if (!curveView.log && most > low && high - most > 2 * (most - low)) { high = most + 0.1 * (most - low); cut = ys.filter((y) => y > high).length; }
+    if (!curveView.log && high > least && least - low > 2 * (high - least)) { low = least - 0.1 * (high - least); cut += ys.filter((y) => y < low).length; }
     if (low === high) { low -= Math.abs(low) * 0.05 || 0.5; high += Math.abs(high) * 0.05 || 0.5; if (curveView.log) low = high / 2; }
     const room = curveView.log ? 0 : 0.04 * (high - low);
     let left = Infinity, right = -Infinity;

@@ -18,10 +18,13 @@ function axesOf() {
   const results = run.rows.map((row) => row.best).filter((value) => value !== null && Math.abs(value) < 1e30).sort((a, b) => a - b);
   if (results.length) {
     let low = results[0], high = results[results.length - 1];
-    const most = results[Math.floor(0.9 * (results.length - 1))];
-    if (high - most > 4 * (most - low)) high = most + 0.2 * (most - low || 1);
+    // Few results that are far worse than the others must not flatten these.
+    const most = results[Math.floor(0.9 * (results.length - 1))], least = results[Math.ceil(0.1 * (results.length - 1))];
+    if (!run.maximise && most > low && high - most > 4 * (most - low)) high = most + 0.2 * (most - low);
+    if (run.maximise && high > least && least - low > 4 * (high - least)) low = least - 0.2 * (high - least);
+    const shown = low === high ? [low] : ticks(low, high, 4);
     if (low === high) { low -= Math.abs(low) * 0.01 || 0.5; high += Math.abs(high) * 0.01 || 0.5; }
-    axes.push({ title: `best ${run.metric}`, key: "best", has: (row) => row.best !== null, absent: run.rows.some((row) => row.best === null), numeric: true, low, high, log: false,
+    axes.push({ title: `best ${run.metric}`, key: "best", has: (row) => row.best !== null, absent: run.rows.some((row) => row.best === null), numeric: true, low, high, log: false, ticks: shown,
       value: (row) => Math.min(high, Math.max(low, row.best)) });
   }
   return axes;
@@ -45,6 +48,7 @@ function showParallel() {
     return;
   }
   const canvas = new Canvas(place, 320, paint, "Parallel coordinates of the configs' hyperparameters and results");
+  place.dataset.axes = JSON.stringify(axes.map(({ title, low, high, ticks: at }) => ({ title, low, high, ticks: at ?? null })));
   let drag = null;
   const room = () => Math.max(place.clientWidth, axes.length * AXIS_ROOM);
   const bottom = () => canvas.height - BOTTOM - (axes.some((axis) => axis.absent) ? ABSENT : 0);

@@ -12,7 +12,7 @@ function showSummary() {
   if (best) {
     const where = best.best_epoch === null ? "" : ` in epoch ${best.best_epoch}`;
     const lead = tile(`Best ${run.metric}${run.ended ? "" : " so far"} (${run.maximise ? "max" : "min"})`, number(best.best, 5),
-      `${best.name}${where}`, "lead");
+      `${best.name}${where}${valuesSince(best)}`, "lead");
     lead.querySelector(".value").dataset.value = JSON.stringify(best.best);
     lead.id = "best";
     tiles.append(lead);
@@ -40,6 +40,15 @@ function showSummary() {
   for (const section of document.querySelectorAll("[data-nav]")) {
     byId("nav").append(el("a", { href: `#${section.id}` }, section.dataset.nav));
   }
+}
+
+// What a config's name does not say: which hyperparameters it had in its best epoch, and has at last, where it took over states.
+function valuesSince(row) {
+  const words = (step) => Object.entries(step?.hyperparameters ?? {}).filter(([name, value]) => row.began[name] !== value).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  const last = row.lineage[row.lineage.length - 1], used = row.lineage.filter((step) => row.best_epoch === null || step.epoch <= row.best_epoch).pop();
+  const then = words(used), at_last = used === last ? "" : words(last);
+  if (!then && !at_last) return "";
+  return `${then ? `, with ${then}` : ""}${at_last ? `; since epoch ${last.epoch} with ${at_last}` : ""} (its name says what it began with)`;
 }
 
 function partTotals() {

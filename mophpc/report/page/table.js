@@ -16,7 +16,7 @@ function tableColumns() {
   columns.push({ key: "epochs", title: "epochs", value: (row) => row.epochs, text: (row) => String(row.epochs) });
   columns.push({ key: "status", title: "status", value: (row) => row.status, text: (row) => row.status, left: true });
   if (run.rows.some((row) => row.lineage.length)) {
-    columns.push({ key: "lineage", title: "states taken over", left: true, value: (row) => row.lineage.length, text: lineageText, hint: lineageHint });
+    columns.push({ key: "lineage", title: "states taken over", left: true, wrap: true, value: (row) => row.lineage.length, text: lineageText, hint: lineageHint });
   }
   return columns;
 }
@@ -88,7 +88,7 @@ function showTable() {
       const line = el("tr", { data: { id: row.id }, class: `${row.id === run.best ? "best" : ""} ${row.id === chosen.config ? "picked" : ""}`, onclick: () => pick(row.id),
         onpointerenter: () => hover(row.id), onpointerleave: () => hover(null) });
       for (const column of columns) {
-        const value = column.value(row), cell = el("td", { class: column.left ? "left" : "", data: { key: column.key, value: JSON.stringify(value) } });
+        const value = column.value(row), cell = el("td", { class: column.wrap ? "left steps" : column.left ? "left" : "", data: { key: column.key, value: JSON.stringify(value) } });
         const hint = column.hint ? column.hint(row) : column.key === "config" ? row.name : typeof value === "number" ? String(value) : "";
         if (hint) cell.title = hint;
         if (column.key === "status") cell.append(el("span", { class: `chip ${/^[a-z]+$/.test(row.status) ? row.status : ""}` }, row.status));
