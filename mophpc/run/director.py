@@ -17,11 +17,11 @@ from mophpc.dimensions import Value
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Objective
 from mophpc.run.ledger import Ledger
+from mophpc.run.planner import observed
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan
 from mophpc.schedule.pool import Pool
-from mophpc.schedule.underway import Observed
 from mophpc.search.method import Continue, Copy, Decision, Method, Result, Start, Stop
 
 Record = dict[str, Any]
@@ -144,7 +144,7 @@ class Director:
         kind = record["kind"]
         config_id = record.get("config", -1)
         if kind in ("visit", "skip"):
-            self.pool.observe(_observed(record))
+            self.pool.observe(observed(record))
             if kind == "skip" or record["diverged"]:
                 self.end_config(config_id)
             elif record["step"] + 1 == self.pool.members[config_id].goal:
@@ -394,17 +394,3 @@ def _make_up(thought: _Thought, method: Method, inbox: Sequence[Result], room: i
     except BaseException as error:  # raised again by whoever takes it up
         thought.error = error
     thought.is_done = True
-
-
-def _observed(record: Record) -> Observed:
-    skipped = record["kind"] == "skip"
-    return Observed(
-        config_id=record["config"],
-        shard=record["shard"],
-        rank=record["rank"],
-        step=record["step"],
-        start_s=record["end"] if skipped else record["start"],
-        end_s=record["end"],
-        eval_s=0.0 if skipped else record["eval_s"],
-        diverged=skipped or record["diverged"],
-    )

@@ -20,6 +20,21 @@ from mophpc.schedule.underway import Observed
 Record = dict[str, Any]
 
 
+def observed(record: Record) -> Observed:
+    """Return what a rank's record of a visit, made or skipped, says."""
+    skipped = record["kind"] == "skip"
+    return Observed(
+        config_id=record["config"],
+        shard=record["shard"],
+        rank=record["rank"],
+        step=record["step"],
+        start_s=record["end"] if skipped else record["start"],
+        end_s=record["end"],
+        eval_s=0.0 if skipped else record["eval_s"],
+        diverged=skipped or record["diverged"],
+    )
+
+
 class Planner:
     """Takes the records of visits, and renews the plan when it is time.
 
@@ -84,20 +99,8 @@ class Planner:
         """Take a record of a rank; those that are not of visits do not matter here."""
         if record["kind"] not in ("visit", "skip"):
             return
-        skipped = record["kind"] == "skip"
         self._is_fresh = True
-        self._renewal.observe(
-            Observed(
-                config_id=record["config"],
-                shard=record["shard"],
-                rank=record["rank"],
-                step=record["step"],
-                start_s=record["end"] if skipped else record["start"],
-                end_s=record["end"],
-                eval_s=0.0 if skipped else record["eval_s"],
-                diverged=skipped or record["diverged"],
-            )
-        )
+        self._renewal.observe(observed(record))
 
     def poll(self) -> None:
         """Begin a renewal when it is due, and tell the ranks when it is ready; never waits.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from mophpc.costs_file import ConfigCosts, CostsFile
+    from mophpc.schedule.underway import Observed
 
     FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -194,6 +195,15 @@ class CostModel:
         self._eval_count = np.zeros(len(first.eval_s))
         self._eval_sum = np.zeros(len(first.eval_s))
         self._left = np.zeros(len(first.eval_s), np.bool_)
+
+    def take(self, seen: Observed) -> None:
+        """Take a visit that was made, with its evaluation; one that diverged says that it left."""
+        if seen.diverged:
+            self.drop(seen.config_id)
+            return
+        self.observe(seen.config_id, seen.shard, seen.end_s - seen.start_s)
+        if seen.eval_s > 0.0:
+            self.observe_eval(seen.config_id, seen.eval_s)
 
     def observe(self, config_id: int, shard: int, visit_s: float) -> None:
         """Take the measured time of a visit."""

@@ -229,12 +229,7 @@ class Pool:
 
     def observe(self, seen: Observed) -> None:
         """Take a visit that was made."""
-        if seen.diverged:
-            self._model.drop(seen.config_id)
-        else:
-            self._model.observe(seen.config_id, seen.shard, seen.end_s - seen.start_s)
-            if seen.eval_s > 0.0:
-                self._model.observe_eval(seen.config_id, seen.eval_s)
+        self._model.take(seen)
         self._underway.observe(seen)
         # Ranks report by themselves: an earlier visit may be heard of later.
         member = self.members[seen.config_id]

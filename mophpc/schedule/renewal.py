@@ -212,12 +212,7 @@ class Renewal:
 
     def observe(self, seen: Observed) -> None:
         """Take a visit that was made."""
-        if seen.diverged:
-            self._model.drop(seen.config_id)
-        else:
-            self._model.observe(seen.config_id, seen.shard, seen.end_s - seen.start_s)
-            if seen.eval_s > 0.0:
-                self._model.observe_eval(seen.config_id, seen.eval_s)
+        self._model.take(seen)
         self._underway.observe(seen)
         made = self._config_steps[seen.config_id]  # reports of ranks may cross
         self._config_steps[seen.config_id] = max(made, seen.step + 1)
