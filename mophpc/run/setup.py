@@ -148,14 +148,11 @@ def prepare_run(
         device=rooms.bound.device,
         buffers=experiment.device.buffers,
     )
-    if rooms.is_root:
-        rooms.view.note(f"trying {len(configs)} configs on a batch")
     spans = replay.spans if replay is not None and replay.spans else ()
     # Of a plan that is walked again: what failed fails again, and copies need no probe.
     skipped = [*again.get("unbuilt", ()), *(c for c, (begin, _) in enumerate(spans) if begin)]
     probed = [c for c in range(len(configs)) if c not in skipped]
-    own = group.attempt(lambda: _probe_own(rooms, trainer, probed, first_shard, store.shard_rows))
-    trainer.adopt(_share_probes(group, own, len(configs)), store.shard_rows)
+    _lay_out(rooms, trainer, probed, len(configs), first_shard, store.shard_rows)
     trainer.learn(again.get("changes", ()))
     # States come first, then rows where there is room left.
     group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
@@ -173,11 +170,8 @@ def prepare_run(
     loaded = group.attempt(lambda: _load(rooms, experiment, store, others))
     shards = {first: rows} | {shard: placing.place(own) for shard, own in loaded.items()}
     rooms.log.info("plan %s, %d visits here", digest(plan), len(plan.visits_by_rank[group.rank]))
-    if experiment.device.direct and not planned["checked"]:
-        directly = rooms.bound.sends_directly(rooms.transport, group, rooms.view)
-        trainer.staging.is_direct = directly
-    elif experiment.device.direct and rooms.is_root:
-        rooms.view.note("note: hops have a checksum, so states are staged through the host")
+    if experiment.device.direct:
+        _send_directly(rooms, trainer, checked=planned["checked"])
     link = None if pilot is None else pilot.costs.link
     return Prepared(
         list(configs),
@@ -193,6 +187,30 @@ def prepare_run(
         again.get("changes", ()),
         again.get("ends"),
     )
+
+
+def _lay_out(
+    rooms: Rooms,
+    trainer: TorchTrainer,
+    probed: Sequence[int],
+    num_configs: int,
+    rows: Rows,
+    shard_rows: tuple[int, ...],
+) -> None:
+    """Collective. Find out how the states of some configs are laid out."""
+    if rooms.is_root:
+        rooms.view.note(f"trying {num_configs} configs on a batch")
+    own = rooms.group.attempt(lambda: _probe_own(rooms, trainer, probed, rows, shard_rows))
+    trainer.adopt(_share_probes(rooms.group, own, num_configs), shard_rows)
+
+
+def _send_directly(rooms: Rooms, trainer: TorchTrainer, *, checked: bool) -> None:
+    """Collective. Let states go out from the device's memory, if all can and none is checked."""
+    if not checked:
+        directly = rooms.bound.sends_directly(rooms.transport, rooms.group, rooms.view)
+        trainer.staging.is_direct = directly
+    elif rooms.is_root:
+        rooms.view.note("note: hops have a checksum, so states are staged through the host")
 
 
 def record_clock(rooms: Rooms) -> None:
