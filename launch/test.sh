@@ -48,9 +48,9 @@ fi
 [[ -z "$plain" ]] || bash launch/chromium.sh
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
 if [[ -n "$plain" ]]; then
-  check "plain tests" timeout --foreground -k 10 900 python -m pytest -q -m "not mpi"
+  check "plain tests" timeout --foreground -k 10 1800 python -m pytest -q -m "not mpi"
 else
-  check "tests that start mpirun" timeout --foreground -k 10 900 python -m pytest -q -m launch
+  check "tests that start mpirun" timeout --foreground -k 10 1800 python -m pytest -q -m launch
 fi
 for ranks in 2 4; do
   MOPHPC_TIMEOUT=600 check "MPI tests, $ranks ranks" \

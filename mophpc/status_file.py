@@ -24,10 +24,10 @@ from mophpc.experiment import explain
 
 State: TypeAlias = Literal["running", "ended", "failed", "interrupted"]
 Standing: TypeAlias = Literal[
-    "waiting", "training", "paused", "done", "stopped", "diverged", "failed"
+    "waiting", "training", "paused", "done", "stopped", "diverged", "failed", "unfinished"
 ]
 """Of a config: it has not begun; it makes visits; it waits for what is decided on it; and how it
-ended."""
+ended, or that the run ended before it did."""
 
 _Count = Annotated[int, Field(ge=0)]
 

@@ -119,7 +119,11 @@ class StatusFile:
             "started_at": clock_text(self._begun_s),
             "updated_at": clock_text(time.time()),
         }
-        return facts | _flat(progress) | {"configs": [_flat(row) for row in progress.configs]}
+        rows = [_flat(row) for row in progress.configs]
+        for row in rows:
+            if state != "running" and row["status"] in ("waiting", "training", "paused"):
+                row["status"] = "unfinished"
+        return facts | _flat(progress) | {"configs": rows}
 
     def _write(self, state: State, progress: Progress) -> None:
         begin_s = time.thread_time()

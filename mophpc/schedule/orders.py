@@ -162,6 +162,10 @@ class Promises:
         """Whether no visit of a config was ever promised."""
         return not self._promised[config_id]
 
+    def is_copy(self, config_id: int) -> bool:
+        """Whether a config has got a copy of a state, and no visit is promised since."""
+        return config_id in self._trained
+
     def is_finished(self, config_id: int) -> bool:
         """Whether the last visit that a config can make is promised."""
         return self.step_of(config_id) >= self._ends[config_id]

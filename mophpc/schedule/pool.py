@@ -134,8 +134,13 @@ class Pool:
         self._is_urgent = True
 
     def boundary(self, config_id: int) -> int:
-        """Return after how many epochs a config can wait next: what is promised will be made."""
-        return -(-self._promises.step_of(config_id) // self._plan.num_shards)
+        """Return after how many epochs a config can wait next: what is promised will be made.
+
+        One that has just got a copy of a state makes an epoch with it first, so that every copy is
+        followed by a visit and the plan has it.
+        """
+        step = self._promises.step_of(config_id) + self._promises.is_copy(config_id)
+        return -(-step // self._plan.num_shards)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> list[Fork]:
         """Let configs that wait, or are new, go on from the states of others that wait.

@@ -371,3 +371,15 @@ def test_copies_that_are_copied_before_they_have_made_a_visit(case):
     made = Run(case, cuts_fresh=True)
     made.to_the_end()
     check_end(made)
+
+
+def test_a_copy_is_trained_for_an_epoch_before_it_can_wait():
+    run = small(num_configs=2, num_ranks=2)
+    run.pool.begin(0.0)
+    for config_id in range(2):
+        run.pool.set_goal(config_id, 1)
+    run.world.tell(run.pool.promise(0.0))
+    while run.world.step():
+        pass
+    run.pool.copy([(1, 0)])
+    assert [run.pool.boundary(config_id) for config_id in range(2)] == [1, 2]
