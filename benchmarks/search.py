@@ -47,6 +47,12 @@ SLEEPS, EQUAL = "{ uniform = [0.03, 0.09] }", "{ uniform = [0.06, 0.060001] }"
 """Seconds of a visit: three times as long for some as for others, and as good as equal."""
 
 
+class Rounds:
+    """How often the parts with sleeping visits are repeated."""
+
+    count = 3
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parts: dict[str, Callable[[Path, Targets, Path], None]] = {
@@ -58,10 +64,12 @@ def main() -> int:
     }
     parser.add_argument("--part", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--rounds", type=int, default=Rounds.count, help="of idle and rung")
     parser.add_argument("--keep", type=Path, help="keep the runs here")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     targets = Targets()
+    Rounds.count = arguments.rounds
     print("| what | target | measured | met |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
@@ -121,7 +129,7 @@ def idle(folder: Path, targets: Targets, _: Path) -> None:
     }
     for name, (search, epochs, visit_s) in searches.items():
         found = []
-        for number in range(3):
+        for number in range(Rounds.count):
             space = f"visit_s = {visit_s}\nrows = [{rows}]"
             toml = write_toml(
                 folder,
@@ -156,7 +164,7 @@ def rung(folder: Path, targets: Targets, _: Path) -> None:
     space = f"visit_s = {{ uniform = [0.01, 0.03] }}\nrows = [{rows}]"
     search = 'method = "halving"\nconfigs = 64\nreduction = 2'
     gaps = []
-    for number in range(3):
+    for number in range(Rounds.count):
         toml = write_toml(
             folder,
             "rung",
