@@ -50,6 +50,8 @@ class EventLog:
     def __init__(self, path: Path | None, rank: int, epoch_s: float) -> None:
         self._lines = LineWriter(path) if path else None
         self._rank = rank
+        self.begun_s = epoch_s
+        """The time, since 1970, from which seconds are counted."""
         self._offset = time.time() - time.perf_counter() - epoch_s
 
     def now(self) -> float:

@@ -54,6 +54,20 @@ class Snapshot(Protocol):
         """Write them whole or not at all; return the bytes written."""
 
 
+class StateCopy(Protocol):
+    """A whole state as it was."""
+
+    def write(self, path: Path, facts: dict[str, Any], /) -> int:
+        """Write it and its manifest, `path`, whole or not at all; return the bytes written."""
+
+
+class States(Protocol):
+    """Whole states as files."""
+
+    def prune(self, folder: Path, keep: int, /) -> None:
+        """Remove all but the newest."""
+
+
 class Session(Protocol):
     """A config bound to its arena."""
 
