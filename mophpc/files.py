@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-
 _BLOCK = 65536
 
 

@@ -191,7 +191,13 @@ class Chief:
         prepared, search = self._prepared, self._prepared.known.search
         lookahead = self._experiment.schedule.lookahead
         standings = earlier.standings()
-        pool = Pool.resume(prepared.plan, prepared.costs, standings, lookahead=lookahead)
+        pool = Pool.resumed(
+            prepared.plan,
+            prepared.costs,
+            standings,
+            lookahead=lookahead,
+            now_s=self._rooms.events.now(),
+        )
         director = self._direct(pool, goes_on=True)
         first = [start.epochs for start in search.starts]
         for config_id, member in enumerate(pool.members):
@@ -199,10 +205,10 @@ class Chief:
                 continue
             goal = self._experiment.epochs if search.method is None else 0
             goal = first[config_id] if config_id < len(first) else goal
-            steps, then, _ = earlier.told.goals.get(
-                config_id, (goal * prepared.plan.num_shards, 0, False)
-            )
-            pool.set_goal(config_id, steps // prepared.plan.num_shards, then)
+            known = earlier.told.goals.get(config_id)
+            if known is not None:
+                goal = known.steps // prepared.plan.num_shards
+            pool.set_goal(config_id, goal, 0 if known is None else known.then)
         director.recall(earlier.told.calls, earlier.metrics, earlier.finals)
         return director
 

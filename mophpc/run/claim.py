@@ -6,7 +6,6 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,16 @@ from mophpc.errors import LaunchError
 from mophpc.experiment import Experiment, with_device
 from mophpc.report.trackers.feed import check_installed
 from mophpc.run.folder import RunFolder
+from mophpc.run.known import Known, Wanted
 from mophpc.run.lock import Lock
 from mophpc.run.planning import again_of, read_plan, read_replay
-from mophpc.run.resume import Resumption, read_run
-from mophpc.run.searching import Searching, begin_search, is_directed
+from mophpc.run.resume import read_run
+from mophpc.run.searching import begin_search, is_directed
 from mophpc.schedule import assign_shards
 from mophpc.schedule.plan import to_json
 from mophpc.search.space import name_configs
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for, besides the experiment."""
-
-    replay: Path | None = None
-    """The `plan.json` of an earlier run, to be walked again."""
-    resume: bool = False
-    """Whether the run that the folder holds goes on, if it holds one."""
-
-
-@dataclass(slots=True)
-class Known:
-    """What rank 0 keeps to itself."""
-
-    search: Searching = field(default_factory=Searching)
-    resumption: Resumption | None = None
-    """Of a run that goes on."""
-    lock: Lock | None = None
-    """Of the run folder."""
 
 
 def claim(

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 from mophpc.errors import InterruptError, Place, PlanError, RunError, UserError
@@ -22,11 +21,12 @@ from mophpc.report.results import ConfigResult, Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.chief import Chief
-from mophpc.run.claim import Known, Wanted, claim
+from mophpc.run.claim import claim
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.keeper import Keeper, tidy
+from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
@@ -34,6 +34,7 @@ from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared, prepare_run, record_clock
+from mophpc.run.states import StateKeeper
 from mophpc.run.stopping import StopFlag
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
@@ -57,7 +58,7 @@ def run_rank(
     stop: StopFlag,
     chosen: Chosen,
     *,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = PLAIN,
     turn: AbstractContextManager[Any] | None = None,
 ) -> Results:
     """Run this rank's part. Collective."""
@@ -246,6 +247,7 @@ class _Walk:
             num_shards=plan.num_shards,
             trainer=prepared.trainer,
             keeper=Keeper(rooms.folder, experiment.checkpoints, experiment.objective, self._writer),
+            states=StateKeeper(rooms.folder, experiment.checkpoints, self._writer),
             events=rooms.events,
             report=report,
             turn=rooms.turn,
@@ -274,6 +276,9 @@ class _Walk:
 
         def obey(orders: Orders) -> None:
             prepared.trainer.learn(orders.news)
+            for item in orders.news:
+                if item.get("retire") == transport.rank:
+                    carrier.retire(item["config_id"], item["step"])
             carrier.tell(orders)
 
         def take(record: dict[str, Any]) -> None:

@@ -259,9 +259,7 @@ class Director:
         score = math.inf if call["score"] is None else call["score"]
         known = self._metrics.get((config_id, call["epochs"] - 1), {})
         self._note_told(call["tell"], call["epochs"], is_over=call["is_over"])
-        self._method.tell(
-            Result(call["tell"], call["epochs"], score, known, call["is_over"])
-        )
+        self._method.tell(Result(call["tell"], call["epochs"], score, known, call["is_over"]))
 
     def _remember(self, ids: Sequence[int]) -> None:
         for config_id in ids:
@@ -286,7 +284,7 @@ class Director:
         if member.is_over:
             return
         epochs = member.made // self._num_shards
-        self.pool.end(config_id)
+        self._end(config_id)
         cut = self.cuts.pop(config_id, None)
         for clone, _, _ in cut.clones if cut else ():
             self.stop_now(clone)  # what it was to be a copy of is gone
@@ -303,10 +301,10 @@ class Director:
         """Let a config end that waits, or has not begun."""
         for cut in self.cuts.values():  # it may be a copy that is to be made
             cut.clones = [clone for clone in cut.clones if clone[0] != config_id]
-        is_new = self.pool.rank_of(config_id) < 0
+        is_new = self.pool.rank_of(config_id) < 0 and not self.pool.is_in_file(config_id)
         self._is_fresh = True
         self.ledger.note("stop", config_id, epochs=self.epochs_of(config_id), **facts)
-        self.pool.end(config_id)
+        self._end(config_id)
         if is_new:
             final = {"status": "stopped", "steps": 0, "state_sha256": ""}
             self._report({"kind": "final", "config": config_id, **final})
@@ -318,6 +316,18 @@ class Director:
             epochs = self.epochs_of(config_id)
             score = self._score(config_id, epochs)
             self._inbox.append(self._result(config_id, epochs, score, is_over=True))
+
+    def _end(self, config_id: int) -> None:
+        """Let a config end; a rank reads the state of one that is in a file."""
+        if self.pool.is_in_file(config_id):
+            self.retire(config_id)
+        self.pool.end(config_id)
+
+    def retire(self, config_id: int) -> None:
+        """Have a rank read a config's state from its file, and keep its weights."""
+        step = self.pool.members[config_id].made
+        rank = config_id % self.pool.num_ranks
+        self.ledger.tell({"config_id": config_id, "retire": rank, "step": step})
 
     def know(self, metrics: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
         """Take over the metrics by (config, epoch) that were recorded before."""
@@ -347,7 +357,7 @@ class Director:
                 return
         is_over = self.pool.is_finished(config_id)
         if is_over:
-            self.pool.end(config_id)
+            self._end(config_id)
         if config_id in self._numbers:
             score = self._score(config_id, epochs)
             self._inbox.append(self._result(config_id, epochs, score, is_over=is_over))

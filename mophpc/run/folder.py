@@ -91,10 +91,6 @@ class RunFolder:
         """Whole states of a config, to go on from."""
         return self.path / "states" / config.name
 
-    def state(self, config: Config, step: int) -> Path:
-        """The manifest of the state that a config's visit `step` begins with."""
-        return self.states(config) / f"step-{step:06d}.json"
-
     def checkpoint(self, config: Config) -> Path:
         """Weights of a config."""
         return self.path / "checkpoints" / config.name
@@ -154,7 +150,8 @@ class RunFolder:
                 file.write(tomli_w.dumps(settings))
         except FileExistsError:
             raise RunFolderError(
-                f"'{self.path}' already holds a run; choose another run folder, or remove it"
+                f"'{self.path}' already holds a run; go on with it by --resume, choose another run "
+                f"folder, or remove it"
             ) from None
         except (OSError, NotADirectoryError) as error:
             raise RunFolderError(

@@ -94,14 +94,30 @@ class Journal:
             self._lines.write({"kind": "promise", "visits": visits} | found)
 
     def _changed(self, pool: Pool | None) -> list[Any]:
-        """Return [config, steps, epochs that may follow, is over] where that is new."""
-        changed = []
-        for config_id, member in enumerate(pool.members if pool is not None else ()):
-            goal = [config_id, member.goal, member.then, member.is_over]
+        """Return [config, steps, epochs that may follow, end, is over] where that is new."""
+        changed: list[Any] = []
+        if pool is None:
+            return changed
+        for config_id, (member, end) in enumerate(zip(pool.members, pool.ends, strict=True)):
+            goal = [config_id, member.goal, member.then, end, member.is_over]
             if self._goals.get(config_id) != goal:
                 self._goals[config_id] = goal
                 changed.append(goal)
         return changed
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a config is to make."""
+
+    steps: int
+    """It waits before this visit."""
+    then: int
+    """Epochs that may follow."""
+    end: int
+    """It ends before this visit at the latest."""
+    is_over: bool
+    """It makes what is promised and no more."""
 
 
 @dataclass(slots=True)
@@ -118,8 +134,8 @@ class Told:
     """Copies of states: what `Roster.learn` takes."""
     visits: list[dict[int, Visit]] = field(default_factory=list)
     """By config_id and step: the visits that were promised."""
-    goals: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
-    """By config_id, where configs are decided on: steps, epochs that may follow, is over."""
+    goals: dict[int, Goal] = field(default_factory=dict)
+    """By config_id, where configs are decided on."""
     calls: list[Record] = field(default_factory=list)
     """Of the method, in order."""
     finals: dict[int, Record] = field(default_factory=dict)
@@ -145,8 +161,8 @@ class Told:
             for token in line["visits"]:
                 visit = Visit.parse(token)
                 self.visits[visit.config_id][visit.step] = visit
-            for config_id, goal, then, is_over in line.get("goals", ()):
-                self.goals[int(config_id)] = (int(goal), int(then), bool(is_over))
+            for config_id, goal, then, end, is_over in line.get("goals", ()):
+                self.goals[int(config_id)] = Goal(int(goal), int(then), int(end), bool(is_over))
             self.calls += line.get("calls", ())
         elif line["kind"] == "final":
             self.finals[int(line["config"])] = line

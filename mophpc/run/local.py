@@ -12,10 +12,10 @@ from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
-from mophpc.run.claim import Wanted
 from mophpc.run.conduct import run_rank
 from mophpc.run.devices import bind_device
 from mophpc.run.folder import RunFolder
+from mophpc.run.known import PLAIN, Wanted
 from mophpc.run.ports import View
 from mophpc.run.stopping import StopFlag
 
@@ -26,7 +26,7 @@ def run_local(
     ranks: int,
     view: View,
     stop: StopFlag,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = PLAIN,
 ) -> Results:
     """Run with `ranks` threads.
 

@@ -13,6 +13,7 @@ from mophpc.errors import LaunchError, PlanError
 from mophpc.experiment import Experiment
 from mophpc.hop.checksum import BYTES_PER_S
 from mophpc.run.costing import Pilot
+from mophpc.run.known import Known
 from mophpc.run.past import past_costs
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
@@ -101,7 +102,7 @@ class Planning:
             num_configs=len(names),
             num_ranks=self._rooms.group.size,
             num_shards=store.num_shards,
-            num_epochs=max(self._experiment.epochs, -(-max(begins) // store.num_shards)),
+            num_epochs=max(self._experiment.epochs, -(-max(self._ends()) // store.num_shards)),
             owners=owners,
             visits_by_rank=((),) * self._rooms.group.size,
             policy="pool",
@@ -113,6 +114,13 @@ class Planning:
             visits_s = float(self.costs.visit_s.mean(axis=1).sum())
             self.checked = 2 * moved / BYTES_PER_S < CHECK_SHARE * visits_s
         return {"plan": to_json(plan), "checked": self.checked}
+
+    def _ends(self) -> list[int]:
+        """Return steps that configs of a run that goes on have made, or may make."""
+        found = self._resumption
+        if found is None:
+            return [0]
+        return [*found.steps, *(goal.end for goal in found.told.goals.values())]
 
     def _make(self, names: Sequence[str]) -> Plan:
         owners = self._find_costs(names)

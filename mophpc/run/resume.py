@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mophpc.run.folder import RunFolder, read_settings
 from mophpc.run.journal import Told, read_journal
 from mophpc.schedule.resume import Standing
 from mophpc.search.space import Config
-from mophpc.train.state_file import check_state, list_states
+from mophpc.state_folder import check_state, list_states, read_manifest
 
 Record = dict[str, Any]
 Metrics = dict[str, float]
@@ -52,7 +52,7 @@ class Resumption:
             self.steps = [0] * len(self.told.configs)
         for config_id, step, facts in states:
             self.steps[config_id] = step
-            metrics = facts.get("metrics")
+            metrics = facts.get("metrics") if isinstance(facts, dict) else None
             if metrics and step % self.num_shards == 0:  # rank 0 may not have heard of them
                 self.metrics.setdefault((config_id, step // self.num_shards - 1), metrics)
         for config_id, final in self.finals.items():
@@ -72,8 +72,9 @@ class Resumption:
         promised: list[int] = []
         while (visit := visits.get(step + len(promised))) is not None:
             promised.append(visit.shard)
-        _, _, is_over = self.told.goals.get(config_id, (0, 0, False))
-        return Standing(step=step, promised=tuple(promised), done=done, is_over=is_over)
+        found = Standing(step=step, promised=tuple(promised), done=done)
+        goal = self.told.goals.get(config_id)
+        return found if goal is None else replace(found, end=goal.end, is_over=goal.is_over)
 
     def route(self, config_id: int) -> list[dict[str, int]]:
         """Return the visits that a config's newest state has made itself, in order."""
@@ -89,9 +90,7 @@ class Resumption:
     @property
     def copies(self) -> list[int]:
         """Configs that began with a copy of another's state."""
-        return [
-            c for c, visits in enumerate(self.told.visits) if visits and min(visits) > 0
-        ]
+        return [c for c, visits in enumerate(self.told.visits) if visits and min(visits) > 0]
 
 
 def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) -> Resumption:
@@ -194,8 +193,9 @@ def sound_states(
                 damaged.append(f"'{path}' is of a visit that the run's journal does not know")
                 continue
             try:
-                facts = check_state(path)
-            except (StateError, OSError) as error:
+                check_state(path)
+                facts = read_manifest(path)["facts"]
+            except (StateError, RunFolderError, OSError) as error:
                 damaged.append(str(error))
                 continue
             found.append([config_id, step, facts])

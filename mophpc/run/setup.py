@@ -19,8 +19,8 @@ from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.hop.clock import compare_clocks
 from mophpc.hop.collectives import Group
-from mophpc.run.claim import Known
 from mophpc.run.costing import find_costs
+from mophpc.run.known import Known
 from mophpc.run.planning import Planning
 from mophpc.run.ports import Rows
 from mophpc.run.resume import sound_states
@@ -115,9 +115,7 @@ def prepare_run(
     wanted = replay is None and experiment.schedule.planner == "balanced"
     wanted = wanted and "reach" not in again  # what visits cost was measured
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
-    planning = Planning(
-        rooms, experiment, store, configs, trainer, pilot, replay, known
-    )
+    planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay, known)
     planned = group.from_root(planning.run)
     plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
@@ -149,9 +147,7 @@ def find_states(
     """Collective. Find the newest sound state of each config of a run that goes on."""
     group = rooms.group
     mine = range(group.rank, len(configs), group.size)
-    found = group.gather(
-        group.attempt(lambda: sound_states(rooms.folder, configs, mine, reach))
-    )
+    found = group.gather(group.attempt(lambda: sound_states(rooms.folder, configs, mine, reach)))
     if known.resumption is not None:
         for states, damaged in found:
             for text in damaged:

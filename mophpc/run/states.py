@@ -14,9 +14,10 @@ from typing import Any
 
 from mophpc.outputs import Checkpoints
 from mophpc.run.folder import RunFolder
-from mophpc.run.ports import StateCopy, States
+from mophpc.run.ports import StateCopy
 from mophpc.run.writer import Job, Writer
 from mophpc.search.space import Config
+from mophpc.state_folder import list_states, prune
 
 KEPT = 2
 """States of a config that are kept: where the newest is damaged, the one before it is used."""
@@ -29,18 +30,19 @@ class StateKeeper:
         folder: of the run.
         checkpoints: when states are written.
         writer: of this rank.
-        files: writes states, and removes old ones.
     """
 
-    def __init__(
-        self, folder: RunFolder, checkpoints: Checkpoints, writer: Writer, files: States
-    ) -> None:
+    def __init__(self, folder: RunFolder, checkpoints: Checkpoints, writer: Writer) -> None:
         self._folder = folder
         self._when = checkpoints.states
         self._writer = writer
-        self._files = files
         self._written_s: dict[int, float] = {}
         self._begun_s = time.monotonic()
+
+    def paths(self, config: Config, step: int) -> list[Path]:
+        """Return the manifests of states for a config's visit, from the newest to the oldest."""
+        found = list_states(self._folder.states(config))
+        return [path for made, path in reversed(found) if made == step]
 
     def is_due(self, config_id: int, *, ends_epoch: bool) -> bool:
         """Return whether a config's state is to be written after this visit."""
@@ -56,9 +58,7 @@ class StateKeeper:
         """Whether a state would be written soon; else it is not worth a copy."""
         return self._writer.has_room
 
-    def keep(
-        self, config: Config, step: int, copy: StateCopy, facts: Mapping[str, Any]
-    ) -> None:
+    def keep(self, config: Config, step: int, copy: StateCopy, facts: Mapping[str, Any]) -> None:
         """Write a state, soon.
 
         Args:
@@ -70,13 +70,13 @@ class StateKeeper:
         folder = self._folder.states(config)
         self._written_s[config.config_id] = time.monotonic()
 
-        def write(path: Path) -> int:
-            nbytes = copy.write(path, dict(facts))
-            self._files.prune(folder, KEPT)
+        def write(_: Path) -> int:
+            nbytes = copy.write(folder, step, dict(facts))
+            prune(folder, KEPT)
             return nbytes
 
         about = {"config": config.config_id, "step": step}
-        self._writer.put(Job(self._folder.state(config, step), write, copy, facts=about))
+        self._writer.put(Job(copy.manifest(folder, step), write, copy, facts=about))
 
     def drop(self, config: Config) -> None:
         """Remove a config's states: it has ended, and its weights are on disk."""

@@ -275,6 +275,15 @@ class Pool:
         """Whether the last visit that a config can make is promised."""
         return self._promises.is_finished(config_id)
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that train."""
+        return self._plan.num_ranks
+
+    def is_in_file(self, config_id: int) -> bool:
+        """Whether a config's state is in a file, and no visit is promised that would read it."""
+        return self._promises.is_brought(config_id) and self.rank_of(config_id) < 0
+
     def waits(self, config_id: int) -> bool:
         """Whether a config has made all that it is to make until somebody decides."""
         member = self.members[config_id]
