@@ -68,6 +68,8 @@ class Cursor:
             raise ValueError("a count of the cursor is not one")
         if numbers["batch_size"] < 1:
             raise ValueError("the cursor's batch_size is 0")
+        if any(type(value[name]) not in (int, float) for name in ("loss_sum", "seconds")):
+            raise ValueError("a sum of the cursor is no number")
         found: Tensors = {}
         for name, dtype, shape, stride in value["tensors"]:
             tensor = tensors[name]
