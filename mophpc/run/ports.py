@@ -85,6 +85,10 @@ class Session(Protocol):
     def cursor(self) -> Any:
         """Where the visit stands, if it was stopped before its last batch; else None."""
 
+    @property
+    def why_not_paused(self) -> str | None:
+        """Why the visit did not stop when it was last asked to, if it was."""
+
     def train(
         self,
         epoch: int,
@@ -97,7 +101,8 @@ class Session(Protocol):
     ) -> Outcome:
         """Train one visit, or what is left of it after the cursor.
 
-        It stops where it is once `should_stop`, asked after each batch but the last, says so.
+        It stops where it is once `should_stop`, asked after each batch but the last, says so; if
+        something cannot be carried, it goes on and asks again after the next batch.
         """
 
     def evaluate(self, epoch: int, rows: Any, /) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Where a visit stands between two of its batches.
 
 Besides the state that hops, these are counts, the generators' states, and gradients where the
-user's own step may add them up over batches.
-What a user's code keeps elsewhere (a closure's counter) is not seen here, and starts anew.
+user's own step may add them up over batches. What a user's code keeps elsewhere is looked for in
+`hidden`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Cursor:
             raise ValueError("a count of the cursor is not one")
         if numbers["batch_size"] < 1:
             raise ValueError("the cursor's batch_size is 0")
+        if any(type(value[name]) not in (int, float) for name in ("loss_sum", "seconds")):
+            raise ValueError("a sum of the cursor is no number")
         found: Tensors = {}
         for name, dtype, shape, stride in value["tensors"]:
             tensor = tensors[name]
@@ -107,11 +109,13 @@ def _with_stride(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     return found
 
 
-def can_stop(task: Task) -> bool:
-    """Return whether all that a visit has between two batches can be carried."""
-    return task.training_step is None or all(
-        p.grad is None or p.grad.layout is torch.strided for _, p in _parameters(task)
-    )
+def sparse_gradient(task: Task) -> str | None:
+    """Return why a Task's gradients cannot be carried, or None."""
+    if task.training_step is not None:
+        for name, parameter in _parameters(task):
+            if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+                return f"the gradient of {name} is sparse"
+    return None
 
 
 def take(task: Task, device: Device) -> tuple[Tensors, dict[str, Any]]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from mophpc.train.arena import Arena, Home, Layout
 from mophpc.train.batches import Clocked, Rows, batches
 from mophpc.train.bind import clear_gradients, settle
-from mophpc.train.cursor import Cursor, can_stop, put_back, take
+from mophpc.train.cursor import Cursor, put_back, sparse_gradient, take
 from mophpc.train.device import CPU, Device
 from mophpc.train.evaluation import evaluate
+from mophpc.train.hidden import Values, changed, look
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
 from mophpc.train.stage import Held, InPlace, Staging
 from mophpc.train.task import Batch, Task
@@ -163,6 +164,8 @@ class Session:
         """Numbers of the rank program, which hop too."""
         self.cursor: Cursor | None = None
         """Where the visit stands, if it has been stopped before its last batch."""
+        self.why_not_paused: str | None = None
+        """Why the last visit did not stop when it was last asked to."""
 
     def train(
         self,
@@ -181,15 +184,16 @@ class Session:
             shard: whose rows these are.
             rows: of the shard.
             look_every: look at losses after so many batches; None: as the device wants it.
-            should_stop: asked after each batch but the last; once it says so, the visit stops
-                where it is, unless it has diverged or has gradients that cannot be carried.
+            should_stop: asked after each batch but the last; where it says so, the visit stops,
+                unless it has diverged or something cannot be carried (`why_not_paused`).
             cursor: where the visit stopped before; the session is bound to the state of then.
 
         Raises:
             StateError: the cursor is one of another visit.
         """
         start_s = time.perf_counter()
-        task, self.cursor = self.task, None
+        task, self.cursor, self.why_not_paused = self.task, None, None
+        before = look(task) if should_stop is not None else {}
         self._begin(epoch, shard, rows, cursor)
         every = self._device.look_every if look_every is None else look_every
         losses = _Losses(every, cursor)
@@ -207,7 +211,7 @@ class Session:
                 break
             self._between()
             asked = should_stop is not None and losses.batches < last and should_stop()
-            if asked and can_stop(task) and losses.look_if_finite():
+            if asked and self._can_stop(before) and losses.look_if_finite():
                 break
         losses.look()
         is_paused = losses.is_finite and losses.batches < last
@@ -232,6 +236,14 @@ class Session:
         clear_gradients(task)
         if cursor is not None:
             put_back(task, cursor, self._device)
+
+    def _can_stop(self, before: Values) -> bool:
+        """Return whether the visit can go on from here with what is carried."""
+        self.why_not_paused = sparse_gradient(self.task)
+        if self.why_not_paused is None:
+            name = changed(before, self.task)
+            self.why_not_paused = name and f"{name} has changed, which is no part of the state"
+        return self.why_not_paused is None
 
     def _stop(self, epoch: int, shard: int, rows: Rows, losses: _Losses, seconds: float) -> Cursor:
         """Return where the visit stands; its losses are not yet those of the epoch."""

@@ -220,7 +220,7 @@ def _check_layout(manifest: Path, body: Mapping[str, Any], layout: Layout) -> No
     """Return if the state has the tensors that the config's Task has now."""
     known = {s.name: [s.dtype, list(s.shape), list(s.stride)] for s in layout.slots}
     try:
-        found = {name: about for name, *about in body["slots"]}
+        found = {name: [dtype, shape, stride] for name, dtype, shape, stride in body["slots"]}
     except (ValueError, TypeError) as error:
         raise StateError(f"state '{manifest}' cannot be used: its slots are damaged") from error
     if found == known:
@@ -238,8 +238,8 @@ def _check_layout(manifest: Path, body: Mapping[str, Any], layout: Layout) -> No
 def _described(about: list[Any] | None) -> str:
     if about is None:
         return "not there"
-    dtype, shape, *stride = about
-    return f"{dtype} {shape}" + (f" with strides {stride[0]}" if stride else "")
+    dtype, shape, stride = about
+    return f"{dtype} {shape} with strides {stride}"
 
 
 def _read(
@@ -330,7 +330,7 @@ def _late_layout(value: list[Any], path: Path) -> Layout:
     counts = (layout.nbytes, layout.device_nbytes)
     if any(type(count) is not int for count in counts):
         raise ValueError("its late tensors are damaged")
-    if not 0 <= layout.device_nbytes <= layout.nbytes <= most or layout.template:
+    if not 0 <= layout.device_nbytes <= layout.nbytes <= most or layout.template != "":
         raise ValueError("its late tensors take too many bytes")
     for slot in layout.slots:
         _check_slot(slot, layout.nbytes)

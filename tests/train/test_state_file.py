@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from routes import ROUTE, TRAIN, kept, make_trainer, make_visit
+from routes import ROUTE, TRAIN, VALID, kept, make_trainer, make_visit
 from test_trajectory import CONFIGS, apart
 
 from mophpc.state_folder import check_state, list_states
@@ -87,13 +87,7 @@ def test_a_visit_that_stops_in_its_middle_ends_as_if_it_had_not(config, device, 
         assert cursor is not None
         metrics = {}
         if (step + 1) % len(TRAIN) == 0:
-            metrics = session.evaluate(epoch, InMemory(make_trainer_valid()))
+            metrics = session.evaluate(epoch, InMemory(VALID))
         session, _, digest = bring_back(trainer, session, tmp_path, step + 1)
         assert digest == expected[step][0]
         assert {**metrics, "seconds": 0} == {**expected[step][1], "seconds": 0}
-
-
-def make_trainer_valid() -> dict[str, torch.Tensor]:
-    from routes import VALID
-
-    return VALID
