@@ -225,6 +225,7 @@ def check_end(made: Run) -> Plan:
     for rank in world.ranks:
         assert rank.was_told_last == 1
         assert rank.queue.held == 0, "a state that nobody let go of"
+        assert not rank._copies, "a copy that was never made"
     assert made.pool.num_decided == plan.num_visits
     return plan
 

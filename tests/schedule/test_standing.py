@@ -12,13 +12,14 @@ from schedule_cases import Case, some_costs
 from test_pool import Run, check_end
 
 from mophpc.errors import PlanError
-from mophpc.schedule import digest, format_plan, from_json, make_plan, predict, to_json
+from mophpc.schedule import digest, format_plan, from_json, hops, make_plan, predict, to_json
 from mophpc.schedule.check import CompletenessError, check_plan
 from mophpc.schedule.costs import Costs
-from mophpc.schedule.orders import END, Link, Orders
-from mophpc.schedule.plan import Brought, Fork, Plan, Visit
+from mophpc.schedule.orders import END, Link, Orders, StateCopy
+from mophpc.schedule.plan import Brought, Fork, Plan, Visit, columns
 from mophpc.schedule.pool import Pool
 from mophpc.schedule.resume import Standing, catch_up
+from mophpc.schedule.underway import Observed
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -255,6 +256,12 @@ def test_a_config_that_waits_gets_a_copy_of_a_state_in_a_file():
         (1, 4, 2),
         (3, 4, 2),
     ]
+    assert all((hop.config_id, hop.step) not in ((0, 4), (1, 4), (3, 4)) for hop in hops(plan))
+    before, after = columns(plan).links(plan)
+    read = {(0, 4), (1, 4), (3, 4)}
+    for index, visit in enumerate(plan.visits()):
+        assert (before[index] < 0) == (visit.step == 0 or (visit.config_id, visit.step) in read)
+        assert (after[index] < 0) == (visit.step == 7 or (visit.config_id, visit.step) == (0, 3))
 
 
 def test_a_config_whose_state_is_in_a_file_gets_a_copy_of_one_in_memory():
@@ -308,6 +315,27 @@ def test_a_copy_of_which_no_state_is_kept_is_made_again():
     assert plan.forks == (Fork(1, 4, 0),)
     assert plan.all_spans == ((2, 12), (4, 12))
     assert [visit.shard for visit in plan.route(1)][:3] == [3, 2, 0]
+
+
+def test_a_config_that_waited_with_a_copy_waits_again_when_it_is_made():
+    pool = pool_of(Standing(3, (3,), (0, 1, 2)), Standing(4), forks=(Fork(1, 4, 0),))
+    (last,) = (stop.visit for own in pool.promise(0.0) for stop in own.stops)
+    assert not pool.due(1e-9)
+    assert not pool.waits(1)
+    pool.observe(Observed(0, last.shard, last.rank, last.step, 0.0, 0.0))
+    assert pool.waits(0)
+    assert pool.waits(1)
+    assert pool.due(1e-9)
+    (copies,) = (own.copies for own in pool.promise(1e-9) if own.copies)
+    assert copies == (StateCopy(0, 1, 4),)
+
+
+def test_a_copy_is_ready_when_its_source_has_come_so_far():
+    standings = [Standing(0, (3, 2, 0, 1)), Standing(4, (3, 2))]
+    visits = catch_up(standings, sizes(2), Costs.of(1.0, 2, 4), 0.0, [Fork(1, 4, 0)])
+    at = {(visit.config_id, visit.step): visit.predicted_start_s for visit in visits}
+    assert [at[0, step] for step in range(4)] == [0.0, 1.0, 2.0, 3.0]
+    assert [at[1, step] for step in (4, 5)] == [4.0, 5.0]
 
 
 def test_a_config_may_end_while_it_waits_for_a_copy():
