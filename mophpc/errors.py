@@ -81,9 +81,10 @@ class HopError(MophpcError, RuntimeError):
 
 
 class InterruptError(MophpcError):
-    """A signal asked the run to stop."""
+    """A signal asked the run to stop, and it can go on later."""
 
-    exit_status = 130
+    exit_status = 75
+    """`EX_TEMPFAIL` of sysexits.h: who sees it may start the run again, with `--resume`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from mophpc.run.claim import claim
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
+from mophpc.run.halt import Halt
 from mophpc.run.keeper import Keeper, tidy
 from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
@@ -41,6 +42,9 @@ from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.search.space import name_configs
 from mophpc.status_file import State
+
+PAUSE_S = 1e-3
+"""Between two looks at what others do, when nothing is left to train."""
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -159,6 +163,7 @@ class _Walk:
         self._progress: Progress | None = None
         self._program: RankProgram | None = None
         self._writer = Writer(rooms.events, rooms.log, self._meanwhile)
+        self._halt: Halt | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
 
     @property
@@ -168,7 +173,7 @@ class _Walk:
 
     def between(self) -> None:
         """Called after each batch: let messages progress, notice signals."""
-        self._stop.check()
+        self._notice()
         if self._progress is not None:
             self._progress.between()
 
@@ -240,6 +245,12 @@ class _Walk:
             with progress.lock:
                 send(record)
 
+        self._halt = halt = Halt(transport, self._stop, experiment.signals.limit_s, report)
+        carrier.is_stopping = lambda: halt.is_asked
+        if self._chief is not None:
+            self._chief.follow(halt)
+        self._stop.is_orderly = True
+
         equipment = Equipment(
             configs=prepared.configs,
             shards=prepared.shards,
@@ -253,6 +264,8 @@ class _Walk:
             turn=rooms.turn,
             log=rooms.log,
             progress=progress,
+            halt=halt,
+            pause=self._pause,
             between=self._think,
         )
         before = peak_rss_bytes()
@@ -309,9 +322,21 @@ class _Walk:
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
-        self._stop.check()
+        self._notice()
         self._exchange()
         self._think()
+
+    def _notice(self) -> None:
+        """Look whether a signal came."""
+        if self._halt is None:
+            self._stop.check()
+        else:
+            self._halt.notice()
+
+    def _pause(self) -> None:
+        """Wait for what other ranks do."""
+        self._exchange()
+        time.sleep(PAUSE_S)
 
     def _think(self) -> None:
         """Between two visits: let a method decide that may disturb training, or take long."""
@@ -330,6 +355,8 @@ class _Walk:
         """Let records progress."""
         self._sender.test()
         self._orders.test()
+        if self._halt is not None:
+            self._halt.test()
         for receiver in self._receivers:
             receiver.test()
         if self._chief is not None:
@@ -353,14 +380,20 @@ class _Walk:
 
     def _part(self) -> None:
         """Wait politely until rank 0 has everything; MPI_Finalize would spin."""
+        assert self._halt is not None
+        assert self._program is not None
+        halt = self._halt
 
         def done() -> bool:
-            for receiver in self._receivers:
-                receiver.test()
+            self._exchange()
+            if self._chief is not None and self._chief.coordinator.all_done:
+                self._chief.part()
             all_left = self._sender.test() and self._orders.test()
-            return all_left and (self._chief is None or self._chief.coordinator.all_done)
+            return halt.is_asked or (all_left and halt.is_over)
 
-        wait_until(done, self._stop.check)
+        wait_until(done, self._notice)
+        if not halt.is_over:
+            self._program.put_away()
         self._rooms.group.barrier()
         record_clock(self._rooms)  # clocks drift apart in a long run
 
