@@ -366,6 +366,7 @@ class Director:
         """Give a config of the method its first goal."""
         self._numbers[config_id] = len(self._ids)
         self._ids.append(config_id)
+        self.pool.set_group(config_id, start.group)
         self.pool.set_goal(config_id, start.epochs, start.then)
         self.ledger.note("start", config_id, epochs=start.epochs, values=dict(start.values))
 
