@@ -232,7 +232,9 @@ class Chief:
             if member.is_over:
                 continue
             goal = self._experiment.epochs if search.method is None else 0
-            goal = first[config_id] if config_id < len(first) else goal
+            if config_id < len(first):
+                goal = first[config_id]
+                pool.set_group(config_id, search.starts[config_id].group)
             known = earlier.told.goals.get(config_id)
             if known is not None:
                 goal = known.steps // prepared.plan.num_shards
