@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from mophpc.errors import InterruptError
+from mophpc.errors import InterruptError, LostError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,6 +21,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._noted_s = 0.0
+        self._loss: LostError | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopFlag:
@@ -40,7 +43,10 @@ class StopFlag:
 
         Raises:
             InterruptError: it did.
+            LostError: `end` was called.
         """
+        if self._loss is not None:
+            raise self._loss
         if self._signal is not None:
             raise InterruptError(f"interrupted by {signal.Signals(self._signal).name}")
 
@@ -49,8 +55,17 @@ class StopFlag:
         """Whether SIGTERM came."""
         return self._signal == signal.SIGTERM
 
+    def end(self, loss: LostError) -> None:
+        """Let `check` raise this from now on; other threads may call it."""
+        self._loss = loss
+
+    @property
+    def signalled_s(self) -> float | None:
+        """How many seconds ago the signal came; None: none came."""
+        return None if self._signal is None else time.monotonic() - self._noted_s
+
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._signal = number
+        self._signal, self._noted_s = number, time.monotonic()
         self._restore()
 
     def _restore(self) -> None:
