@@ -65,7 +65,8 @@ def run_rank(
     group = Group(transport, stop.check)
     watch = Watch(transport, stop)
     try:
-        watch.meet(group)
+        if turn is None:  # ranks that are threads end together
+            watch.meet(group)
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
         search = Searching()

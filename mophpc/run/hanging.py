@@ -48,7 +48,6 @@ class Hanging:
         self._hang_s = hang_s
         self._neighbours = _neighbours(ranks, sign.own.rank)
         self._seen: dict[int, tuple[tuple[int, ...], float]] = {}  # by rank: signs, and since when
-        self._known: set[str] = set()
         self._news = (-1, 0.0)
         self._news_s = self._looked_s = time.monotonic()
         self._waits = 0
@@ -59,6 +58,10 @@ class Hanging:
 
     def close(self) -> None:
         """Look no more."""
+        self._disarm()
+        self._log.close()
+
+    def _disarm(self) -> None:
         if self._is_armed:
             faulthandler.cancel_dump_traceback_later()
             self._is_armed = False
@@ -82,25 +85,22 @@ class Hanging:
         news = (sign.batches, sign.changed_s)
         is_new, in_visit = news != self._news, own.doing == VISIT
         if is_new:
-            if in_visit and news[0] != self._news[0] and news[1] == self._news[1]:
-                self._known.add(own.config or "")
             self._news, self._news_s = news, now_s
         limit_s = self._limit_s
         if in_visit and is_new:
             self._is_armed = True
             faulthandler.dump_traceback_later(limit_s, file=self._log)
         elif not in_visit:
-            self.close()
+            self._disarm()
         if not in_visit or now_s - self._news_s < limit_s:
             return None
-        self.close()
+        self._disarm()
         faulthandler.dump_traceback(file=self._log)
         return self._named(own, now_s - self._news_s), own
 
     @property
     def _limit_s(self) -> float:
-        is_known = (self._sign.own.config or "") in self._known
-        return self._hang_s * (1.0 if is_known else FIRST)
+        return self._hang_s * (1.0 if self._sign.is_known else FIRST)
 
     def _beat(self) -> None:
         """Let the others see that this rank can show something, and what."""

@@ -27,13 +27,15 @@ def lost(found: Sequence[Whereabouts], *, memory: bool) -> LostError:
     """Return the error that names ranks whose processes are gone.
 
     Args:
-        found: where they were; the lowest comes first.
+        found: where they were; not in the order in which they went, which nobody knows.
         memory: whether this host has killed a process for lack of memory meanwhile.
     """
-    cause = "it is lost: its process has ended without a word"
+    cause = f"it is lost: its process has ended without a word{_when(found[0])}"
     why = "; this host has just killed a process for lack of memory" if memory else ""
-    also = "".join(f"; so is {where}" for where in found[1:])
-    return LostError(found[0].place, f"{cause}{_when(found[0])}{why}{also}")
+    also = "; ".join(str(where) for where in found[1:4])
+    also += f"; and {len(found) - 4} more" if len(found) > 4 else ""
+    also = f"; others at the same time, for it or with it: {also}" if also else ""
+    return LostError(found[0].place, f"{cause}{why}{also}")
 
 
 def hangs(where: Whereabouts, seconds: float, log: Path, shown: str) -> LostError:

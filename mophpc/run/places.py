@@ -68,6 +68,11 @@ class Whereabouts:
         """Whether its process was seen to be gone; never where it cannot be seen."""
         return self.realm == realm() and born(self.pid) != self.born
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its process is gone, and has not said that it ended."""
+        return self.state == RUNNING and self.is_gone
+
     def __str__(self) -> str:
         place = str(self.place)
         if self.doing == WAIT and self.config is not None:
@@ -165,6 +170,8 @@ class Sign:
         self.own = own
         self.changed_s = time.monotonic()
         """When this rank last began to do something else."""
+        self._known: set[str | None] = set()
+        self._first = 0
         self._fd = -1
         self._lock = threading.Lock()
 
@@ -189,12 +196,19 @@ class Sign:
     @contextmanager
     def visits(self) -> Iterator[None]:
         """Say that the visit is being made."""
+        self._first = self.batches
         self._change(doing=VISIT)
         try:
             yield
         finally:
             self.batches += 1
+            self._known.add(self.own.config)
             self._change(doing=WAIT, writes=False)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this rank has made a minibatch of the config."""
+        return self.batches > self._first or self.own.config in self._known
 
     def beat(self, *, waits: bool, limit_s: float) -> None:
         """Show other ranks that this one can still show something; see `Whereabouts`."""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import select
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from mophpc.errors import InterruptError, LostError, Place, UnreachableError
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
+from mophpc.run import lookout
 from mophpc.run.folder import RunFolder
 from mophpc.run.hanging import Hanging
 from mophpc.run.loss import lost, memory_kills
@@ -46,11 +48,12 @@ BEFORE_S = 0.25
 """A signal that came so much earlier is why the processes of other ranks end."""
 _CALM_S = 1.0
 _KILLS_S = 5.0
+_JOIN_S = 0.5
 _LATE_S = 0.3
 
 
 class Watch:
-    """Watches from `meet` to `close`; does nothing for ranks that are threads.
+    """Watches from `meet` to `close`; where it is not told to meet others it watches nobody.
 
     Args:
         transport: of this rank.
@@ -72,6 +75,7 @@ class Watch:
         self._lock = threading.RLock()
         self._loss: LostError | None = None
         self._ended = threading.Event()
+        self._lookout: subprocess.Popen[bytes] | None = None
         self._wake = (-1, -1)
         self._thread: threading.Thread | None = None
 
@@ -79,8 +83,6 @@ class Watch:
         """Collective. Get to know the other ranks' processes, and begin."""
         met = group.share(group.gather(asdict(self.sign.own)))
         self._ranks = [from_record(record) for record in met]
-        if len({(where.realm, where.pid) for where in self._ranks}) < group.size:
-            return  # they are threads of one process
         own = self.sign.own
         self._near = [w for w in self._ranks if w.realm == own.realm and w.rank != own.rank]
         self._wake = os.pipe()
@@ -99,21 +101,35 @@ class Watch:
         if self.sign.own.rank == 0:  # an earlier run here may have had more ranks
             for path in place_file(folder.path, 0).parent.glob("rank-*"):
                 number = path.name.removeprefix("rank-")
-                if number.isdecimal() and int(number) >= len(self._ranks):
+                if number.isdecimal() and int(number) >= self.sign.own.num_ranks:
                     path.unlink(missing_ok=True)
         with self._lock:
             self._folder, self._log = folder, log
             if hang_s > 0.0 and self._thread is not None:
                 self._hanging = Hanging(self.sign, self._ranks, folder, hang_s)
         self._rouse()
+        here = [self.sign.own, *self._near]
+        watches = self._thread is not None and len(self._ranks) > 1 and self.speaks
+        if watches and lookout.is_wanted(os.environ, len(here)):
+            self._lookout = lookout.start(folder.path, here)
 
     def close(self, state: str) -> None:
         """Say how this rank's part ended, and watch no more; the first word counts."""
         self.sign.close(state)
         self._ended.set()
         self._rouse()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_S)
+            if not thread.is_alive():
+                os.close(self._wake[0])
+                os.close(self._wake[1])
+                self._wake = (-1, -1)
         if self._hanging is not None:
             self._hanging.close()
+        if self._lookout is not None:
+            lookout.stop(self._lookout)
+            self._lookout = None
 
     def instead_of(self, error: BaseException) -> BaseException:
         """Return the loss of a rank that is behind an error; else the error itself."""
