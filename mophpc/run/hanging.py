@@ -18,8 +18,6 @@ from mophpc.run.folder import RunFolder
 from mophpc.run.loss import hangs, stalled
 from mophpc.run.places import OVER, RUNNING, VISIT, WAIT, Sign, Whereabouts, read_place
 
-FIRST = 3.0
-"""A config's first minibatch on a rank may take so many times as long: it may be compiled."""
 _PARTS = 10.0
 _LEAST_S, _MOST_S = 0.2, 1.0
 _MOST_BEAT_S = 5.0
@@ -45,7 +43,7 @@ class Hanging:
         self._sign = sign
         self._ranks = ranks
         self._folder = folder
-        self._hang_s = hang_s
+        self._hang_s = sign.hang_s = hang_s
         self._neighbours = _neighbours(ranks, sign.own.rank)
         self._seen: dict[int, tuple[tuple[int, ...], float]] = {}  # by rank: signs, and since when
         self._news = (-1, 0.0)
@@ -86,21 +84,15 @@ class Hanging:
         is_new, in_visit = news != self._news, own.doing == VISIT
         if is_new:
             self._news, self._news_s = news, now_s
-        limit_s = self._limit_s
-        if in_visit and is_new:
+        limit_s = sign.limit_s if in_visit else self._hang_s
+        if is_new or not in_visit:  # a visit may begin and take the lock before the next look
             self._is_armed = True
             faulthandler.dump_traceback_later(limit_s, file=self._log)
-        elif not in_visit:
-            self._disarm()
         if not in_visit or now_s - self._news_s < limit_s:
             return None
         self._disarm()
         faulthandler.dump_traceback(file=self._log)
         return self._named(own, now_s - self._news_s), own
-
-    @property
-    def _limit_s(self) -> float:
-        return self._hang_s * (1.0 if self._sign.is_known else FIRST)
 
     def _beat(self) -> None:
         """Let the others see that this rank can show something, and what."""
@@ -108,7 +100,7 @@ class Hanging:
         does_wait = waits != self._waits and doing == WAIT
         self._waits = waits
         judged = doing in (VISIT, OVER) or does_wait
-        self._sign.beat(waits=does_wait, limit_s=self._limit_s if judged else 0.0)
+        self._sign.beat(waits=does_wait, limit_s=self._sign.limit_s if judged else 0.0)
 
     def _look_at_neighbours(
         self, now_s: float, slept_s: float

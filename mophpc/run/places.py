@@ -25,6 +25,8 @@ visits."""
 RUNNING, ENDED, FAILED, INTERRUPTED = "running", "ended", "failed", "interrupted"
 """Of a rank: a file that says `running`, of a process that is gone, is that of a lost rank."""
 _WORDS = {SET_UP: "in set-up", VISIT: "in", WAIT: "before or after", OVER: "after its visits"}
+FIRST = 3.0
+"""A config's first minibatch on a rank may take so many times as long: it may be compiled."""
 _BYTES = 1024
 _NAME_LENGTH = 500
 
@@ -170,6 +172,8 @@ class Sign:
         self.own = own
         self.changed_s = time.monotonic()
         """When this rank last began to do something else."""
+        self.hang_s = 0.0
+        """After so long without news this rank hangs, in a visit; 0: never."""
         self._known: set[str | None] = set()
         self._first = 0
         self._fd = -1
@@ -197,7 +201,7 @@ class Sign:
     def visits(self) -> Iterator[None]:
         """Say that the visit is being made."""
         self._first = self.batches
-        self._change(doing=VISIT)
+        self._change(doing=VISIT, limit_s=self.limit_s)
         try:
             yield
         finally:
@@ -206,9 +210,10 @@ class Sign:
             self._change(doing=WAIT, writes=False)
 
     @property
-    def is_known(self) -> bool:
-        """Whether this rank has made a minibatch of the config."""
-        return self.batches > self._first or self.own.config in self._known
+    def limit_s(self) -> float:
+        """After so long without news this rank hangs, in the visit that it makes."""
+        is_known = self.batches > self._first or self.own.config in self._known
+        return self.hang_s * (1.0 if is_known else FIRST)
 
     def beat(self, *, waits: bool, limit_s: float) -> None:
         """Show other ranks that this one can still show something; see `Whereabouts`."""

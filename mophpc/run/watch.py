@@ -214,8 +214,8 @@ class Watch:
         with self._lock:
             self._end(found[0], speaks=True)
         time.sleep(2.0 * self._hanging.pause_s)  # the others look too, and have to log it
-        if found[1].rank == self.sign.own.rank:  # who trains cannot end the run
-            self._abort()
+        if found[1].rank == self.sign.own.rank and not self._ended.is_set():
+            self._abort()  # who trains cannot end the run
 
     def _listen(self) -> None:
         """Take over what another rank has found."""
