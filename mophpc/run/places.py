@@ -27,8 +27,8 @@ RUNNING, ENDED, FAILED, INTERRUPTED = "running", "ended", "failed", "interrupted
 _WORDS = {SET_UP: "in set-up", VISIT: "in", WAIT: "before or after", OVER: "after its visits"}
 FIRST = 3.0
 """A config's first minibatch on a rank may take so many times as long: it may be compiled."""
-_BYTES = 1024
-_NAME_LENGTH = 500
+_BYTES = 2048
+_NAME_LENGTH = 350
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class Sign:
         facts = asdict(self.own)
         if self.own.config is not None:
             facts["config"] = self.own.config[:_NAME_LENGTH]
-        data = json.dumps(facts, separators=(",", ":")).encode()
+        data = json.dumps(facts, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
         if len(data) < _BYTES:
             with suppress(OSError):  # the disk is full; perhaps not for ever
                 os.pwrite(self._fd, data.ljust(_BYTES - 1) + b"\n", 0)
