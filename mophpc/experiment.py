@@ -120,6 +120,19 @@ class Hop(_Settings):
     hundredth of the visits' time, or nobody knows what they take."""
 
 
+class Faults(_Settings):
+    """When ranks are given up."""
+
+    hang_s: Annotated[float, Field(ge=0.0, le=1e6)] = 600.0
+    """A rank that has made no minibatch for so many seconds in a visit hangs, and ends the run; 0:
+    no rank ever does. Of a config's first minibatch on a rank it may take three times as long."""
+
+    @field_validator("hang_s", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return 0.0 if value is False else value
+
+
 _Use = Literal["auto", "cpu", "cuda", "twin"]
 DEVICES: tuple[str, ...] = get_args(_Use)
 
@@ -184,6 +197,7 @@ class Experiment(_Settings):
     schedule: Schedule = Schedule()
     hop: Hop = Hop()
     device: Device = Device()
+    faults: Faults = Faults()
     search: Search = Search()
     checkpoints: Checkpoints = Checkpoints()
     signals: Signals = Signals()

@@ -8,7 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
-from mophpc.errors import InterruptError, Place, PlanError, RunError, UserError
+from mophpc.errors import InterruptError, LostError, Place, PlanError, RunError, UserError
 from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.files import write_json
@@ -37,6 +37,7 @@ from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared, prepare_run, record_clock
 from mophpc.run.states import StateKeeper
 from mophpc.run.stopping import StopFlag
+from mophpc.run.watch import Watch
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
@@ -67,7 +68,10 @@ def run_rank(
 ) -> Results:
     """Run this rank's part. Collective."""
     group = Group(transport, stop.check)
+    watch = Watch(transport, stop)
     try:
+        if turn is None:  # ranks that are threads end together
+            watch.meet(group)
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
         known = Known()
@@ -88,10 +92,18 @@ def run_rank(
                 log=rank_logger(folder, group.rank),
                 bound=bound,
                 turn=turn or nullcontext(),
+                watch=watch,
             )
         )
+        watch.begin(folder, rooms.log, experiment.faults.hang_s)
         return _walk(rooms, experiment, begun, stop, known)
+    except LostError as error:  # every rank that sees it has said it, or left it to one that does
+        # Launchers end all when a process dies, and most do it with fewer words than MPI_Abort.
+        time.sleep(ABORT_S if watch.speaks else GRACE_S)
+        transport.abort(error.exit_status)
+        raise
     except InterruptError as error:
+        watch.close("interrupted")
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
         if group.rank == 0:
@@ -101,6 +113,8 @@ def run_rank(
         if group.size > 1:
             transport.abort(error.exit_status)
         raise
+    finally:
+        watch.close("failed")  # the first word counts
 
 
 def _walk(
@@ -130,14 +144,15 @@ def _walk(
         if again is not None:
             in_parts = again.spans is not None
         return walk.run(experiment, prepared, in_parts=in_parts)
-    except (Exception, SystemExit) as error:  # user code may call sys.exit
+    except (Exception, SystemExit) as raised:  # user code may call sys.exit
+        error = rooms.watch.instead_of(raised)
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
-        if agreed or isinstance(error, InterruptError | PeerError):
+        if agreed or isinstance(error, InterruptError | PeerError | LostError):
             rooms.log.warning("ends: %s", error)
-            if rooms.is_root and not walk.visiting:
+            if rooms.is_root and not walk.visiting and not isinstance(error, LostError):
                 rooms.folder.unclaim()
-            raise  # every rank has it
+            raise error from (None if error is raised else raised)  # every rank has it
         failure = walk.fail(error)
         if transport.size > 1:
             transport.abort(failure.exit_status)
@@ -173,6 +188,7 @@ class _Walk:
 
     def between(self) -> None:
         """Called after each batch: let messages progress, notice signals."""
+        self._rooms.watch.sign.batches += 1
         self._notice()
         if self._progress is not None:
             self._progress.between()
@@ -208,7 +224,8 @@ class _Walk:
         return results
 
     def close(self, state: State) -> None:
-        """Tell people outside how the run ended."""
+        """Tell people outside, and the other ranks, how the run ended."""
+        self._rooms.watch.close(state)
         if self._chief is not None:
             self._chief.coordinator.status.end(state)
             if state != "ended" and (trackers := self._chief.coordinator.telling.trackers):
@@ -267,6 +284,7 @@ class _Walk:
             halt=halt,
             pause=self._pause,
             between=self._think,
+            sign=rooms.watch.sign,
         )
         before = peak_rss_bytes()
         self._program = RankProgram(carrier, equipment, self._place)
@@ -322,6 +340,7 @@ class _Walk:
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
+        self._rooms.watch.sign.waits += 1
         self._notice()
         self._exchange()
         self._think()

@@ -56,7 +56,12 @@ class Halt:
         """(config, visit) of states that may be on their way here, or somewhere else."""
 
     def notice(self) -> None:
-        """Tell rank 0 of a signal that came here."""
+        """Tell rank 0 of a signal that came here.
+
+        Raises:
+            LostError: another rank is lost.
+        """
+        self._stop.check()
         name = self._stop.signal_name
         if name is not None and not self._is_announced:
             self._is_announced = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mophpc.errors import ExperimentError, MophpcError, Place, StateError
@@ -14,6 +14,7 @@ from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
 from mophpc.run.halt import Halt
 from mophpc.run.keeper import Keeper
+from mophpc.run.places import Sign, own_whereabouts
 from mophpc.run.ports import Rows, Session, Trainer
 from mophpc.run.states import StateKeeper
 from mophpc.schedule.plan import Stop, Visit
@@ -47,6 +48,8 @@ class Equipment:
     """Called while all that is left to do is to wait."""
     between: Callable[[], None] = lambda: None
     """Called between two visits."""
+    sign: Sign = field(default_factory=lambda: Sign(own_whereabouts(0, 1)))
+    """Tells others where this rank is."""
 
 
 class RankProgram:
@@ -81,6 +84,7 @@ class RankProgram:
             elif self._carrier.is_over(self._position):
                 break
         self._carrier.drain()
+        self._at.sign.over()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
         flushed_s = self._at.events.now()
         self._at.keeper.flush()
@@ -94,6 +98,7 @@ class RankProgram:
         visit, position = stop.visit, self._position
         name = self._at.configs[visit.config_id].name
         self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
+        self._at.sign.at(self.place)
         self._at.trainer.turn_to(visit.config_id, visit.step)
         wanted_s = self._at.events.now()
         draft = self._draft(position, visit)
@@ -107,7 +112,7 @@ class RankProgram:
             self._at.trainer.forget(parcel.arena)
             self._skip(visit)
         else:
-            with self._at.turn, self._at.progress:
+            with self._at.turn, self._at.progress, self._at.sign.visits():
                 is_made = self._visit(stop, parcel, draft)
             if not is_made:
                 return

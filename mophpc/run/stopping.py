@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from mophpc.errors import InterruptError
+from mophpc.errors import InterruptError, LostError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,6 +31,8 @@ class StopFlag:
     def __init__(self, also: Sequence[str] = ()) -> None:
         self._numbers = dict.fromkeys([*SIGNALS, *(signal.Signals[name] for name in also)])
         self._signal: int | None = None
+        self._noted_s = 0.0
+        self._loss: LostError | None = None
         self._before: dict[int, Any] = {}
         self.is_orderly = False
         """Whether whoever trains stops in an orderly way, so that `check` must not raise."""
@@ -55,7 +58,10 @@ class StopFlag:
 
         Raises:
             InterruptError: it did.
+            LostError: `end` was called.
         """
+        if self._loss is not None:
+            raise self._loss
         if self._signal is not None and not self.is_orderly:
             raise InterruptError(f"interrupted by {self.signal_name}")
 
@@ -69,9 +75,18 @@ class StopFlag:
         """Whether SIGTERM came."""
         return self._signal == signal.SIGTERM
 
+    def end(self, loss: LostError) -> None:
+        """Let `check` raise this from now on; other threads may call it."""
+        self._loss = loss
+
+    @property
+    def signalled_s(self) -> float | None:
+        """How many seconds ago the signal came; None: none came."""
+        return None if self._signal is None else time.monotonic() - self._noted_s
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             os.write(2, b"mophpc: interrupted twice: ends at once; the last states may be lost\n")
             os._exit(FORCED)
         if self._signal is None:
-            self._signal = number
+            self._signal, self._noted_s = number, time.monotonic()
