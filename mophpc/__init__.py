@@ -14,7 +14,7 @@ from mophpc._version import __version__
 
 if TYPE_CHECKING:
     from mophpc.dimensions import choice, integer, loguniform, uniform
-    from mophpc.experiment import Data, Device, Experiment, Hop, Objective, Schedule
+    from mophpc.experiment import Data, Device, Experiment, Faults, Hop, Objective, Schedule
     from mophpc.outputs import Checkpoints
     from mophpc.run.start import run_experiment
     from mophpc.saved import load_model, load_run
@@ -26,6 +26,7 @@ __all__ = [
     "Data",
     "Device",
     "Experiment",
+    "Faults",
     "Hop",
     "Objective",
     "Schedule",
@@ -52,6 +53,7 @@ _ROOMS = {
     "loguniform": "mophpc.dimensions",
     "uniform": "mophpc.dimensions",
     "Experiment": "mophpc.experiment",
+    "Faults": "mophpc.experiment",
     "Objective": "mophpc.experiment",
     "Schedule": "mophpc.experiment",
     "Task": "mophpc.train.task",

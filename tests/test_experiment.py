@@ -159,6 +159,7 @@ BAD = [
         "field 'schedule.policy' is 'best'; allowed: 'balanced', 'random' or 'round-robin'",
     ),
     ({"schedule.lookahead": 0}, [], "field 'schedule.lookahead' is 0; allowed: at least 1"),
+    ({"faults.hang_s": -1.0}, [], "field 'faults.hang_s' is -1.0; allowed: "),
     ({"objective.mode": "most"}, [], "field 'objective.mode' is 'most'; allowed: 'min' or 'max'"),
     ({"objective.metric": "acc"}, [], "objective: metric 'acc' needs a mode: say mode = \"max\""),
     ({"search.method": "best"}, [], "field 'search.method' is 'best'; allowed: 'grid', 'random'"),
