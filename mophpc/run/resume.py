@@ -125,6 +125,40 @@ class Resumption:
         return [c for c, visits in enumerate(self.told.visits) if visits and min(visits) > 0]
 
 
+def has_begun(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Return whether a run that was cut off had told its ranks anything; else it begins anew.
+
+    Args:
+        folder: of the run.
+        settings: the experiment as it would be written now.
+
+    Raises:
+        RunFolderError: it is the run of another experiment, or its journal is damaged.
+    """
+    check_settings(folder, settings)
+    if folder.plan.exists():  # it is written after the journal's first line
+        return True
+    return folder.journal.exists() and read_journal(folder.journal).num_ranks > 0
+
+
+def check_settings(folder: RunFolder, settings: Mapping[str, Any]) -> None:
+    """Return if a run is one of this experiment.
+
+    Args:
+        folder: of the run.
+        settings: the experiment as it would be written now.
+
+    Raises:
+        RunFolderError: it is the run of another.
+    """
+    found = differences(read_settings(folder), settings)
+    if found:
+        raise RunFolderError(
+            f"'{folder.path}' holds the run of another experiment: {'; '.join(found)}; choose "
+            f"another run folder, or give the experiment that the run began with"
+        )
+
+
 def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) -> Resumption:
     """Return what is known of a run, its states aside.
 
@@ -136,12 +170,7 @@ def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) ->
     Raises:
         RunFolderError: it is the run of another experiment, or damaged.
     """
-    found = differences(read_settings(folder), settings)
-    if found:
-        raise RunFolderError(
-            f"'{folder.path}' holds the run of another experiment: {'; '.join(found)}; choose "
-            f"another run folder, or give the experiment that the run began with"
-        )
+    check_settings(folder, settings)
     told = read_journal(folder.journal)
     for config_id, visits in enumerate(told.visits):
         for step, visit in visits.items():
