@@ -13,7 +13,9 @@ MophpcError                 everything that mophpc raises on purpose
 ├── PlanError               a schedule that breaks an invariant (a bug, or a plan edited by hand)
 ├── StateError              a config's state that cannot be carried or does not fit its layout
 ├── HopError                a message that is not what the plan promised
+│   └── UnreachableError    MPI failed in a message from or to a rank
 ├── RunError                anything that failed inside a run, with the place where it did
+│   └── LostError           another rank is lost, or hangs
 └── InterruptError          a signal asked the run to stop
 """
 
@@ -80,10 +82,20 @@ class HopError(MophpcError, RuntimeError):
     """A message is not what the plan promised."""
 
 
-class InterruptError(MophpcError):
-    """A signal asked the run to stop."""
+class UnreachableError(HopError):
+    """MPI failed in a message from or to another rank."""
 
-    exit_status = 130
+    def __init__(self, text: str, peer: int = -1) -> None:
+        super().__init__(text)
+        self.peer = peer
+        """Its rank; -1 where that is not known any more."""
+
+
+class InterruptError(MophpcError):
+    """A signal asked the run to stop, and it can go on later."""
+
+    exit_status = 75
+    """`EX_TEMPFAIL` of sysexits.h: who sees it may start the run again, with `--resume`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +127,7 @@ class RunError(MophpcError, RuntimeError):
         super().__init__(f"{place}: {cause}")
         self.place = place
         self.cause = cause
+
+
+class LostError(RunError):
+    """A rank is lost, or hangs; `place` is that rank's, not that of who raises this."""

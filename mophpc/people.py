@@ -38,6 +38,7 @@ from mophpc.requests import (
     send,
     withdraw,
 )
+from mophpc.run.places import read_places
 from mophpc.saved import load_run
 from mophpc.status_file import ConfigStatus, Status, read_status
 
@@ -50,6 +51,8 @@ second condition a run in another container of this host would seem dead."""
 SILENT_S = 90.0
 """A run that has written nothing for so long may have died."""
 ROWS = 40
+LAST = 16
+"""So many ranks are named that were lost together."""
 _POLL_S = 0.2
 _WATCH_S = 2.0
 _OVER = ("done", "stopped", "diverged", "failed")
@@ -70,6 +73,8 @@ class Look:
     """Whether its process was on this host and is there no more."""
     failures: list[str]
     """Where and why ranks failed."""
+    last: list[str]
+    """Where ranks were last that are gone, and of which nobody has said why."""
 
     @property
     def is_running(self) -> bool:
@@ -102,13 +107,17 @@ class Look:
         """Return all of it for programs."""
         waiting = [{"name": r.name} | r.wish.model_dump() for r in self.waiting]
         seen = {"doubt": self.doubt or None, "failures": self.failures, "requests": waiting}
+        seen["last"] = self.last
         return self.status.model_dump() | seen
 
     def lines(self) -> list[str]:
         """Return what is said above the table."""
         found = [heading(self.status, self.running_s, is_dead=bool(self.death))]
         found += [self.doubt] if self.doubt else []
-        return [*found, *self.failures]
+        last = [f"gone without a word: {where}" for where in self.last[:LAST]]
+        if len(self.last) > LAST:
+            last.append(f"and {len(self.last) - LAST} more")
+        return [*found, *self.failures, *last]
 
     def after(self) -> list[str]:
         """Return what is said below the table."""
@@ -132,10 +141,13 @@ def look(run: Path) -> Look:
     silent_s = max(0.0, time.time() - status.updated_s)
     gone = status.host == socket.gethostname() and not _is_alive(status.pid)
     failures = _failures(run)
-    if failures and status.state == "interrupted":
+    if failures and (status.state == "interrupted" or (status.state == "running" and gone)):
         # A rank that fails ends the others with a signal, and rank 0 knows no more than that.
         status = status.model_copy(update={"state": "failed"})
-    return Look(run, status, pending(run / "requests"), silent_s, gone, failures)
+    last = []
+    if status.state == "running" and gone:
+        last = [cell_text(str(place)) for place in read_places(run) if place.is_lost]
+    return Look(run, status, pending(run / "requests"), silent_s, gone, failures, last)
 
 
 def look_running(run: Path) -> Look:

@@ -81,6 +81,7 @@ WIRING = {
     "run.conduct",  # collectives and records around the visits, results after them
     "run.setup",  # plugs store and trainer into the ports
     "run.rooms",  # the group of ranks
+    "run.watch",  # tells the ranks each other's processes
     "run.devices",  # chooses the trainer's device, and tries whether MPI sends from it
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states

@@ -17,23 +17,29 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mpi4py's doubts about the launcher; ours are an error
     from mpi4py import MPI
 
-from mophpc.errors import HopError, LaunchError  # noqa: E402  # after the settings above
+from mophpc.errors import LaunchError, UnreachableError  # noqa: E402  # after the settings above
 from mophpc.hop.transport import NUM_CHANNELS, Buffer  # noqa: E402
 from mophpc.launcher import HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
 
 class _MpiRequest:
-    __slots__ = ("_buffer", "_request")
+    __slots__ = ("_buffer", "_peer", "_request")
 
-    def __init__(self, request: MPI.Request, buffer: Buffer) -> None:
+    def __init__(self, request: MPI.Request, buffer: Buffer, peer: int) -> None:
         self._request = request
         self._buffer = buffer  # MPI reads or writes it until the request is done
+        self._peer = peer
 
     def test(self) -> bool:
         try:
             return self._request.Test()
         except MPI.Exception as error:
-            raise HopError(f"MPI: {error.Get_error_string()}") from error
+            raise _failure(error, self._peer) from error
+
+
+def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
+    text = error.Get_error_string().partition("\n")[0]
+    return UnreachableError(f"MPI: {text}, in a message from or to rank {peer}", peer)
 
 
 class MpiTransport:
@@ -50,13 +56,19 @@ class MpiTransport:
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> _MpiRequest:
         """Start to send; see `Transport`."""
-        request = self._comms[channel].Isend([buffer, len(buffer), MPI.BYTE], dest, tag)
-        return _MpiRequest(request, buffer)
+        try:
+            request = self._comms[channel].Isend([buffer, len(buffer), MPI.BYTE], dest, tag)
+        except MPI.Exception as error:
+            raise _failure(error, dest) from error
+        return _MpiRequest(request, buffer, dest)
 
     def irecv(self, buffer: Buffer, source: int, tag: int, channel: int) -> _MpiRequest:
         """Start to receive; see `Transport`."""
-        request = self._comms[channel].Irecv([buffer, len(buffer), MPI.BYTE], source, tag)
-        return _MpiRequest(request, buffer)
+        try:
+            request = self._comms[channel].Irecv([buffer, len(buffer), MPI.BYTE], source, tag)
+        except MPI.Exception as error:
+            raise _failure(error, source) from error
+        return _MpiRequest(request, buffer, source)
 
     def local_rank(self) -> int:
         """Return this process's number among those that share its memory. Collective."""

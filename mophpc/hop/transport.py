@@ -11,9 +11,9 @@ import numpy as np
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
-HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL = range(7)
+HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL, STOPS = range(8)
 """Channels: messages on one are never matched by receives on another (communicators in MPI)."""
-NUM_CHANNELS = 7
+NUM_CHANNELS = 8
 
 
 class Request(Protocol):

@@ -87,6 +87,8 @@ class Carrier:
         events: EventLog,
         check: Check,
     ) -> None:
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Says whether the rank was asked to stop, so that it waits for nothing more."""
         self._stops: list[Stop] = []
         self._told_all = False
         self._transport = transport
@@ -101,6 +103,7 @@ class Carrier:
         self._reserved: dict[int, Buffer] = {}
         self._incoming: dict[int, tuple[Incoming, float]] = {}
         self._arrived: dict[int, _Arrival] = {}
+        self._fetched: set[int] = set()  # received out of their turn, since the run stops
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
@@ -170,7 +173,7 @@ class Carrier:
         """
         if position < len(self._stops):
             return self._stops[position]
-        if self._told_all or self._any_ends:
+        if self._told_all or self._any_ends or self.is_stopping():
             return None
         start_s = self._events.now()
         wait_until(lambda: self._is_told(position), self._check)
@@ -201,6 +204,37 @@ class Carrier:
         config_id, step = self._retiring.popleft()
         self._queue.hold()
         return Parcel(config_id, step, self.pool.take(self._nbytes(config_id, step))), True
+
+    def take_all(self) -> tuple[list[Parcel], list[Parcel]]:
+        """Return the states that are here and trained by nobody, and those that are leaving.
+
+        The former are to be let go of by `free`; the latter must not change.
+        """
+        self.advance()
+        here = [*self._kept.values(), *self._undecided.values()]
+        here += [arrival.parcel for arrival in self._arrived.values()]
+        here += [parcel for parcel, _ in self._landing]
+        for position in self._arrived:
+            if position not in self._fetched:
+                self._queue.start()
+        self._kept, self._undecided, self._arrived, self._landing = {}, {}, {}, []
+        return here, [outgoing.parcel for outgoing, _, _ in self._outgoing]
+
+    def fetch(self, config_id: int, step: int) -> bool:
+        """Receive a state that may have left its last rank, though it is not its turn.
+
+        Returns:
+            Whether there is nothing more to do for it here.
+        """
+        for position in range(len(self._stops) - 1, -1, -1):
+            stop = self._stops[position]
+            if (stop.visit.config_id, stop.visit.step) == (config_id, step):
+                if stop.receive is not None and position not in self._incoming:
+                    self._queue.hold()
+                    self._fetched.add(position)
+                    self._post(position, self.pool.take(self._nbytes(config_id, step)))
+                return True
+        return self._told_all
 
     def resize(self, parcel: Parcel) -> None:
         """Give a new state the memory that it needs, once that is known."""
@@ -253,10 +287,13 @@ class Carrier:
             arena = self.pool.take(self._nbytes(stop.visit.config_id, stop.visit.step))
             if stop.receive is None:
                 self._reserved[taken] = arena
-            else:
-                source, tag = stop.receive.source, stop.receive.tag
-                incoming = Incoming(self._transport, arena, source, tag)
-                self._incoming[taken] = (incoming, self._events.now())
+            elif taken not in self._fetched:
+                self._post(taken, arena)
+
+    def _post(self, position: int, arena: Buffer) -> None:
+        hop = self._hop_to(position)
+        incoming = Incoming(self._transport, arena, hop.source, hop.tag)
+        self._incoming[position] = (incoming, self._events.now())
 
     def next_up(self, position: int) -> Parcel | None:
         """Return the state for a visit that is still to come, if it is here and will be trained."""
@@ -352,7 +389,8 @@ class Carrier:
 
     def _is_told(self, position: int) -> bool:
         self.advance()
-        return self._told_all or position < len(self._stops) or self._any_ends
+        is_known = self._told_all or position < len(self._stops)
+        return is_known or self._any_ends or self.is_stopping()
 
     def drain(self) -> None:
         """Wait until all states have left."""
@@ -360,7 +398,7 @@ class Carrier:
 
     def _may_go_on(self, position: int) -> bool:
         self.advance()
-        return self._any_ends or self._is_here(position)
+        return self._any_ends or self._is_here(position) or self.is_stopping()
 
     def _is_here(self, position: int) -> bool:
         return position in self._reserved or position in self._arrived

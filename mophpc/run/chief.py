@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mophpc.experiment import Experiment
@@ -10,6 +10,7 @@ from mophpc.requests import RequestBox
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
 from mophpc.run.director import Director
+from mophpc.run.halt import Halt, Muster
 from mophpc.run.journal import Journal
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import Planner
@@ -68,6 +69,7 @@ class Chief:
         self._has_warned = False
         self._shown = -1
         self._journal = Journal(rooms.folder.journal)
+        self._muster: Muster | None = None
         self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
         self.ledger.replay(prepared.changes, prepared.plan.num_shards)
         self.coordinator = Coordinator(
@@ -88,6 +90,23 @@ class Chief:
             renewal = Renewal(plan, prepared.costs, seed=experiment.seed, lookahead=lookahead)
             self._planner = Planner(renewal, self._promise, rooms.events.now)
 
+    def follow(self, halt: Halt) -> None:
+        """Be ready to stop all ranks, and to say when they may end."""
+        self._muster = Muster(self._rooms.transport, halt, self._rooms.view.note)
+
+    def part(self) -> None:
+        """Let the ranks go: all is made."""
+        if self._muster is not None:
+            self._muster.end()
+
+    def _newest(self) -> Iterator[tuple[int, int]]:
+        """Yield (config, visit that its newest state is ready for) of those that are to go on."""
+        if self._experiment.checkpoints.states == "off":
+            return
+        for config_id, step in self.coordinator.made():
+            if self.coordinator.histories[config_id].final is None:
+                yield config_id, step
+
     def begin(self) -> None:
         """Write the plan, and tell the ranks what to do first."""
         plan, goes_on = self._prepared.plan, self._prepared.known.resumption is not None
@@ -102,6 +121,13 @@ class Chief:
 
     def handle(self, record: Record) -> None:
         """Take a rank's record."""
+        if record["kind"] in ("signal", "paused", "written"):
+            assert self._muster is not None
+            if record["kind"] != "signal":
+                self._muster.take(record)
+            elif not self.coordinator.all_done:
+                self._muster.begin(record["rank"], record["signal"])
+            return
         self._planner.observe(record)
         if self._in_parts:
             self._rooms.view.expect(self._planner.left_s())
@@ -127,6 +153,8 @@ class Chief:
             if isinstance(self._planner, Director):
                 self._show(self._planner)
         self.coordinator.status.beat()
+        if self._muster is not None:
+            self._muster.poll(self._newest)
 
     @property
     def has_to_think(self) -> bool:
@@ -204,7 +232,9 @@ class Chief:
             if member.is_over:
                 continue
             goal = self._experiment.epochs if search.method is None else 0
-            goal = first[config_id] if config_id < len(first) else goal
+            if config_id < len(first):
+                goal = first[config_id]
+                pool.set_group(config_id, search.starts[config_id].group)
             known = earlier.told.goals.get(config_id)
             if known is not None:
                 goal = known.steps // prepared.plan.num_shards

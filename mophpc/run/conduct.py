@@ -8,7 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
-from mophpc.errors import InterruptError, Place, PlanError, RunError, UserError
+from mophpc.errors import InterruptError, LostError, Place, PlanError, RunError, UserError
 from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.files import write_json
@@ -25,6 +25,7 @@ from mophpc.run.claim import claim
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
+from mophpc.run.halt import Halt
 from mophpc.run.keeper import Keeper, tidy
 from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
@@ -36,11 +37,15 @@ from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared, prepare_run, record_clock
 from mophpc.run.states import StateKeeper
 from mophpc.run.stopping import StopFlag
+from mophpc.run.watch import Watch
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.plan import from_json
 from mophpc.search.space import name_configs
 from mophpc.status_file import State
+
+PAUSE_S = 1e-3
+"""Between two looks at what others do, when nothing is left to train."""
 
 ABORT_S = 0.7
 """When a rank aborts, Open MPI sends the others SIGTERM, and ends them half a second later. Then
@@ -63,7 +68,10 @@ def run_rank(
 ) -> Results:
     """Run this rank's part. Collective."""
     group = Group(transport, stop.check)
+    watch = Watch(transport, stop)
     try:
+        if turn is None:  # ranks that are threads end together
+            watch.meet(group)
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
         known = Known()
@@ -84,10 +92,18 @@ def run_rank(
                 log=rank_logger(folder, group.rank),
                 bound=bound,
                 turn=turn or nullcontext(),
+                watch=watch,
             )
         )
+        watch.begin(folder, rooms.log, experiment.faults.hang_s)
         return _walk(rooms, experiment, begun, stop, known)
+    except LostError as error:  # every rank that sees it has said it, or left it to one that does
+        # Launchers end all when a process dies, and most do it with fewer words than MPI_Abort.
+        time.sleep(ABORT_S if watch.speaks else GRACE_S)
+        transport.abort(error.exit_status)
+        raise
     except InterruptError as error:
+        watch.close("interrupted")
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
         if group.rank == 0:
@@ -97,6 +113,8 @@ def run_rank(
         if group.size > 1:
             transport.abort(error.exit_status)
         raise
+    finally:
+        watch.close("failed")  # the first word counts
 
 
 def _walk(
@@ -126,14 +144,15 @@ def _walk(
         if again is not None:
             in_parts = again.spans is not None
         return walk.run(experiment, prepared, in_parts=in_parts)
-    except (Exception, SystemExit) as error:  # user code may call sys.exit
+    except (Exception, SystemExit) as raised:  # user code may call sys.exit
+        error = rooms.watch.instead_of(raised)
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
-        if agreed or isinstance(error, InterruptError | PeerError):
+        if agreed or isinstance(error, InterruptError | PeerError | LostError):
             rooms.log.warning("ends: %s", error)
-            if rooms.is_root and not walk.visiting:
+            if rooms.is_root and not walk.visiting and not isinstance(error, LostError):
                 rooms.folder.unclaim()
-            raise  # every rank has it
+            raise error from (None if error is raised else raised)  # every rank has it
         failure = walk.fail(error)
         if transport.size > 1:
             transport.abort(failure.exit_status)
@@ -159,6 +178,7 @@ class _Walk:
         self._progress: Progress | None = None
         self._program: RankProgram | None = None
         self._writer = Writer(rooms.events, rooms.log, self._meanwhile)
+        self._halt: Halt | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
 
     @property
@@ -168,7 +188,8 @@ class _Walk:
 
     def between(self) -> None:
         """Called after each batch: let messages progress, notice signals."""
-        self._stop.check()
+        self._rooms.watch.sign.batches += 1
+        self._notice()
         if self._progress is not None:
             self._progress.between()
 
@@ -203,7 +224,8 @@ class _Walk:
         return results
 
     def close(self, state: State) -> None:
-        """Tell people outside how the run ended."""
+        """Tell people outside, and the other ranks, how the run ended."""
+        self._rooms.watch.close(state)
         if self._chief is not None:
             self._chief.coordinator.status.end(state)
             if state != "ended" and (trackers := self._chief.coordinator.telling.trackers):
@@ -240,6 +262,12 @@ class _Walk:
             with progress.lock:
                 send(record)
 
+        self._halt = halt = Halt(transport, self._stop, experiment.signals.limit_s, report)
+        carrier.is_stopping = lambda: halt.is_asked
+        if self._chief is not None:
+            self._chief.follow(halt)
+        self._stop.is_orderly = True
+
         equipment = Equipment(
             configs=prepared.configs,
             shards=prepared.shards,
@@ -253,7 +281,10 @@ class _Walk:
             turn=rooms.turn,
             log=rooms.log,
             progress=progress,
+            halt=halt,
+            pause=self._pause,
             between=self._think,
+            sign=rooms.watch.sign,
         )
         before = peak_rss_bytes()
         self._program = RankProgram(carrier, equipment, self._place)
@@ -309,9 +340,22 @@ class _Walk:
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
-        self._stop.check()
+        self._rooms.watch.sign.waits += 1
+        self._notice()
         self._exchange()
         self._think()
+
+    def _notice(self) -> None:
+        """Look whether a signal came."""
+        if self._halt is None:
+            self._stop.check()
+        else:
+            self._halt.notice()
+
+    def _pause(self) -> None:
+        """Wait for what other ranks do."""
+        self._exchange()
+        time.sleep(PAUSE_S)
 
     def _think(self) -> None:
         """Between two visits: let a method decide that may disturb training, or take long."""
@@ -330,6 +374,8 @@ class _Walk:
         """Let records progress."""
         self._sender.test()
         self._orders.test()
+        if self._halt is not None:
+            self._halt.test()
         for receiver in self._receivers:
             receiver.test()
         if self._chief is not None:
@@ -353,14 +399,20 @@ class _Walk:
 
     def _part(self) -> None:
         """Wait politely until rank 0 has everything; MPI_Finalize would spin."""
+        assert self._halt is not None
+        assert self._program is not None
+        halt = self._halt
 
         def done() -> bool:
-            for receiver in self._receivers:
-                receiver.test()
+            self._exchange()
+            if self._chief is not None and self._chief.coordinator.all_done:
+                self._chief.part()
             all_left = self._sender.test() and self._orders.test()
-            return all_left and (self._chief is None or self._chief.coordinator.all_done)
+            return halt.is_asked or (all_left and halt.is_over)
 
-        wait_until(done, self._stop.check)
+        wait_until(done, self._notice)
+        if not halt.is_over:
+            self._program.put_away()
         self._rooms.group.barrier()
         record_clock(self._rooms)  # clocks drift apart in a long run
 

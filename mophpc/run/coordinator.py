@@ -289,6 +289,10 @@ class Coordinator:
             return ""
         return f"{self.configs[best].name} {self.objective.metric} {self.histories[best].best:.4f}"
 
+    def made(self) -> list[tuple[int, int]]:
+        """Return (config, first visit that is not made) of all that have made one in this part."""
+        return [(config_id, max(steps) + 1) for config_id, steps in sorted(self._steps.items())]
+
     def visit_times(self) -> dict[tuple[int, int], tuple[float, float]]:
         """Return start and end (s) of the visits made, by (config, step)."""
         return {key: (record["start"], record["end"]) for key, record in self._visits.items()}

@@ -466,6 +466,7 @@ class Director:
     def _adopt(self, config_id: int, start: Start) -> None:
         """Give a config of the method its first goal."""
         self._remember([config_id])
+        self.pool.set_group(config_id, start.group)
         self.pool.set_goal(config_id, start.epochs, start.then)
         self.ledger.note("start", config_id, epochs=start.epochs, values=dict(start.values))
 

@@ -13,7 +13,7 @@ from mophpc.errors import RunFolderError
 from mophpc.files import write_json
 from mophpc.search.space import Config
 
-_OURS = ("experiment.toml", "events", "logs", "checkpoints", "run.lock")
+_OURS = ("experiment.toml", "events", "logs", "places", "checkpoints", "run.lock")
 """What a run makes before its first visit. A mistake that ends it there leaves the folders behind,
 and the next run may use them; the first file decides which run has them."""
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mophpc.errors import ExperimentError, MophpcError, Place, StateError
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
+from mophpc.run.halt import Halt
 from mophpc.run.keeper import Keeper
+from mophpc.run.places import Sign, own_whereabouts
 from mophpc.run.ports import Rows, Session, Trainer
 from mophpc.run.states import StateKeeper
 from mophpc.schedule.plan import Stop, Visit
@@ -41,8 +43,13 @@ class Equipment:
     log: logging.Logger
     progress: AbstractContextManager[Any]
     """Held while computing: messages progress in the meantime."""
+    halt: Halt
+    pause: Callable[[], None] = lambda: None
+    """Called while all that is left to do is to wait."""
     between: Callable[[], None] = lambda: None
     """Called between two visits."""
+    sign: Sign = field(default_factory=lambda: Sign(own_whereabouts(0, 1)))
+    """Tells others where this rank is."""
 
 
 class RankProgram:
@@ -58,10 +65,16 @@ class RankProgram:
         self._position = 0
 
     def run(self) -> None:
-        """Make all visits, then wait until the last states have left."""
+        """Make all visits, then wait until the last states have left.
+
+        Raises:
+            InterruptError: the run was asked to stop, and all states are on disk; on all ranks.
+        """
         begin_s = self._at.events.now()
         while True:
             self._let_end()
+            if self._at.halt.is_asked:
+                self.put_away()
             self.place = replace(self.place, config=None, epoch=None, shard=None)
             self._at.keeper.check()
             self._at.between()
@@ -71,6 +84,7 @@ class RankProgram:
             elif self._carrier.is_over(self._position):
                 break
         self._carrier.drain()
+        self._at.sign.over()
         self.place = replace(self.place, config=None, epoch=None, shard=None)
         flushed_s = self._at.events.now()
         self._at.keeper.flush()
@@ -84,19 +98,24 @@ class RankProgram:
         visit, position = stop.visit, self._position
         name = self._at.configs[visit.config_id].name
         self.place = replace(self.place, config=name, epoch=visit.epoch, shard=visit.shard)
+        self._at.sign.at(self.place)
         self._at.trainer.turn_to(visit.config_id, visit.step)
         wanted_s = self._at.events.now()
         draft = self._draft(position, visit)
         while (parcel := self._carrier.obtain(position, wanted_s)) is None:
             self._let_end()
+            if self._at.halt.is_asked:
+                return
         if not parcel.diverged and not self._fits(stop, parcel):
             parcel.diverged = True
         if parcel.diverged:
             self._at.trainer.forget(parcel.arena)
             self._skip(visit)
         else:
-            with self._at.turn, self._at.progress:
-                self._visit(stop, parcel, draft)
+            with self._at.turn, self._at.progress, self._at.sign.visits():
+                is_made = self._visit(stop, parcel, draft)
+            if not is_made:
+                return
         parcel.step += 1
         self._carrier.pass_on(stop, parcel)
         self._carrier.advance()
@@ -169,7 +188,8 @@ class RankProgram:
         facts = {"config": visit.config_id, "step": visit.step, "shard": visit.shard}
         self._at.report({"kind": "skip", **facts, "rank": visit.rank, "end": now_s})
 
-    def _visit(self, stop: Stop, parcel: Parcel, draft: Any) -> None:
+    def _visit(self, stop: Stop, parcel: Parcel, draft: Any) -> bool:
+        """Train; return whether the visit is made, and not stopped in its middle."""
         visit, trainer, events = stop.visit, self._at.trainer, self._at.events
         start_s, waited_s = events.now(), trainer.waited_s
         cursor = None
@@ -186,7 +206,13 @@ class RankProgram:
             trainer.change(session, visit.config_id, visit.step)
         parcel.held, copy_s = None, trainer.waited_s - waited_s
         rows = self._at.shards[visit.shard]
-        outcome = session.train(visit.epoch, visit.shard, rows, cursor=cursor)
+        halt = self._at.halt
+        outcome = session.train(
+            visit.epoch, visit.shard, rows, should_stop=lambda: halt.is_asked, cursor=cursor
+        )
+        if outcome.is_paused:
+            self._stop_within(parcel, session)
+            return False
         trained_s = events.now()
         parcel.diverged = outcome.diverged
         metrics = None
@@ -234,6 +260,49 @@ class RankProgram:
         if ends:
             status = "diverged" if outcome.diverged else "done"
             self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1, status)
+        return True
+
+    def _stop_within(self, parcel: Parcel, session: Session) -> None:
+        """Write the state of a config whose visit was stopped between two batches."""
+        cursor = session.cursor
+        parcel.rest, parcel.held = session.release()
+        self._put(parcel, cursor)
+        self._carrier.free(parcel)
+
+    def put_away(self) -> None:
+        """Write the states that are here, and those that still come, until all are on disk.
+
+        Raises:
+            InterruptError: always, in the end.
+        """
+        halt, states = self._at.halt, self._at.states
+        is_first = True
+        while not (halt.is_over or halt.is_late):
+            halt.wanted = [pair for pair in halt.wanted if not self._carrier.fetch(*pair)]
+            here, leaving = self._carrier.take_all()
+            for parcel in [*here, *leaving]:
+                if not parcel.diverged:
+                    self._put(parcel, None)
+            for parcel in here:
+                self._carrier.free(parcel)
+            if (written := states.settle()) or is_first:
+                self._at.report({"kind": "written", "states": written})
+            if is_first:
+                is_first = False
+                self._at.report({"kind": "paused", "rank": self.place.rank})
+            self._at.pause()
+        raise halt.error()
+
+    def _put(self, parcel: Parcel, cursor: Any) -> None:
+        """Have a state written, once, however slow the disk is."""
+        config, step = self._at.configs[parcel.config_id], parcel.step
+        if self._at.states.is_asked(config, step) and cursor is None:
+            return
+        self._at.trainer.turn_to(parcel.config_id, step)
+        copy = self._at.trainer.state_copy(
+            parcel.config_id, parcel.arena, parcel.rest, parcel.held, cursor
+        )
+        self._at.states.keep(config, step, copy, {})
 
     def _load(self, parcel: Parcel, whose: Config) -> Any:
         """Read a state from its file; return where in a visit it was stopped, or None."""

@@ -13,6 +13,7 @@ from mophpc.hop.transport import Transport
 from mophpc.run.devices import Bound
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
+from mophpc.run.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Rooms:
     """What this rank trains on."""
     turn: AbstractContextManager[Any]
     """Held while computing; only ranks of one process have to take turns."""
+
+    watch: Watch
+    """Over the other ranks."""
 
     @property
     def is_root(self) -> bool:

@@ -60,7 +60,7 @@ def run_experiment(
         raise LaunchError(f"replay is '{replay}' and resume is true; leave one out")
     wanted = Wanted(None if replay is None else Path(replay), resume)
     view = LiveView(progress)
-    with StopFlag() as stop:
+    with StopFlag(experiment.signals.also) as stop:
         if transport == "local":
             return run_local(experiment, folder, ranks, view, stop, wanted)
         if transport != "mpi":

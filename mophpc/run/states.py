@@ -37,6 +37,8 @@ class StateKeeper:
         self._when = checkpoints.states
         self._writer = writer
         self._written_s: dict[int, float] = {}
+        self._asked: dict[tuple[int, int], Path] = {}
+        self._settled: set[tuple[int, int]] = set()
         self._begun_s = time.monotonic()
 
     def paths(self, config: Config, step: int) -> list[Path]:
@@ -76,7 +78,20 @@ class StateKeeper:
             return nbytes
 
         about = {"config": config.config_id, "step": step}
-        self._writer.put(Job(copy.manifest(folder, step), write, copy, facts=about))
+        path = copy.manifest(folder, step)
+        self._asked[config.config_id, step] = path
+        self._writer.put(Job(path, write, copy, facts=about))
+
+    def is_asked(self, config: Config, step: int) -> bool:
+        """Return whether a state for this visit was written here, or will be."""
+        return (config.config_id, step) in self._asked
+
+    def settle(self) -> list[tuple[int, int, bool]]:
+        """Wait for the disk; return (config, step, is there) of what was asked for since."""
+        self._writer.flush()
+        new = [key for key in self._asked if key not in self._settled]
+        self._settled.update(new)
+        return [(*key, self._asked[key].is_file()) for key in new]
 
     def drop(self, config: Config) -> None:
         """Remove a config's states: it has ended, and its weights are on disk."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 
+CRITICAL = 1.15
+"""A rank may wait for a config that has so many times as much to do as any that is there, where no
+more configs than ranks are left: the run will wait for that one in the end."""
+
 
 @dataclass(slots=True, eq=False)
 class Market:
@@ -38,8 +42,8 @@ class Market:
     """Shape (configs, ranks): stays of the current epoch that are not promised."""
     stays: NDArray[np.int64]
     """Shape (configs,): how many may be planned, those of later epochs too."""
-    then: FloatArray
-    """Shape (configs,): epochs that may follow them."""
+    then_s: FloatArray
+    """Shape (configs,): seconds that may follow them."""
     _work_s: FloatArray = field(init=False)
     _may: NDArray[np.bool_] = field(init=False)
     _ready_s: FloatArray = field(init=False)
@@ -51,8 +55,7 @@ class Market:
         begins = self.todo.all(axis=1)
         current = (self.todo * self.stay_s).sum(axis=1) + self.eval_s
         whole = (self.stays - self.todo.sum(axis=1)) / self.stay_s.shape[1]
-        # What may follow is often made by another config than this one.
-        self._work_s = current + np.maximum(whole, 0.0) * epoch_s + self.then * epoch_s.mean()
+        self._work_s = current + np.maximum(whole, 0.0) * epoch_s + self.then_s
         self._may = self.todo & (self.stays > 0)[:, None]
         stands = begins & (self.at >= 0)  # an epoch begins where the last one ended
         self._may[stands] = False
@@ -80,6 +83,9 @@ class Market:
                 return order, starts
             rank = self.free_s.index(now)
             here = self._may[:, rank] & (self._ready_s <= now)
+            critical_s = self._held_until(rank, here, now)
+            if critical_s < _NEVER:
+                here &= now + self.stay_s[:, rank] <= critical_s  # it is over by then
             if here.any():
                 index = int(np.where(here, self._work_s, -1.0).argmax())
                 order.append((index, rank))
@@ -89,6 +95,29 @@ class Market:
                 self._waits_since[rank] = now
                 later = self._ready_s[self._may[:, rank] & (self._ready_s > now)]
                 self.free_s[rank] = float(later.min()) if later.size else _NEVER
+
+    def _held_until(self, rank: int, here: NDArray[np.bool_], now: float) -> float:
+        """Return when a critical config comes that a rank should wait for; `_NEVER` if none does.
+
+        It would wait for the one that is `here`, and no other rank is free for it by then.
+        """
+        if not here.any() or np.count_nonzero(self.stays > 0) > len(self.free_s):
+            return _NEVER
+        first = int(np.where(here, self._work_s, -1.0).argmax())
+        comes = self._may[:, rank] & (self._ready_s > now)
+        comes &= self._ready_s < now + self.stay_s[first, rank]
+        comes &= self._work_s > CRITICAL * self._work_s[first]
+        held_s = _NEVER
+        for index in np.flatnonzero(comes).tolist():
+            ready_s = float(self._ready_s[index])
+            elsewhere = (
+                min(self.free_s[other], self._waits_since[other]) <= ready_s
+                for other in np.flatnonzero(self._may[index]).tolist()
+                if other != rank
+            )
+            if not any(elsewhere):
+                held_s = min(held_s, ready_s)
+        return held_s
 
     def _take(self, index: int, rank: int, now: float) -> None:
         took = float(self.stay_s[index, rank])

@@ -22,6 +22,8 @@ class Member:
     """The first step that it has not made."""
     then: int = 0
     """Epochs that may well follow."""
+    group: int = 0
+    """Configs of a group are compared with each other: any of them may make what follows."""
     is_laid_out: bool = True
     """Whether the size of its state is known; its first stay finds out."""
     is_over: bool = False

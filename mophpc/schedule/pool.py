@@ -30,6 +30,7 @@ from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, leas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mophpc.schedule.costs import FloatArray
     from mophpc.schedule.renewal import Renewal
 
 WINDOW = 1.5
@@ -42,6 +43,10 @@ LEAST_GAP = 0.25
 
 PLANNING_SHARE = 0.05
 """... and so far that planning takes no more than this share."""
+
+OF_SLOWEST = 0.9
+"""What may follow is thought to take this share of what it takes the slowest that may make it. The
+mean is too little: if the slowest makes it, the run waits for that."""
 
 
 class Pool:
@@ -163,6 +168,10 @@ class Pool:
         self.members.append(Member(0, 0, 0, is_laid_out=is_laid_out))
         self._todo.append(np.ones(self._plan.num_ranks, np.bool_))
         return len(self.members) - 1
+
+    def set_group(self, config_id: int, group: int) -> None:
+        """Say with which others a config is compared."""
+        self.members[config_id].group = group
 
     def set_goal(self, config_id: int, epochs: int, then: int = 0) -> None:
         """Give a config a goal: so many epochs in all, no fewer than are promised."""
@@ -441,7 +450,7 @@ class Pool:
             at=np.array([self._promises.rank_of(c) for c in ids]),
             todo=np.array([self._todo[c] for c in ids]),
             stays=np.array([self._stays_left(c) for c in ids]),
-            then=np.array([self.members[c].then for c in ids], np.float64),
+            then_s=self._then_s(ids, stay_s.sum(axis=1) + costs.eval_s),
         )
         known = stay_s[stay_s > 0.0]
         self._mean_s = float(known.mean()) if known.size else 0.0
@@ -450,6 +459,15 @@ class Pool:
         self.makespan_s = market.bound_s
         order, starts = market.order(until_s)
         return [(ids[index], rank) for index, rank in order], starts
+
+    def _then_s(self, ids: Sequence[int], epoch_s: FloatArray) -> FloatArray:
+        """Return the seconds that may follow the goals of configs, whoever makes them."""
+        slowest: dict[int, float] = {}
+        for member, seconds in zip(self.members, epoch_s.tolist(), strict=True):
+            if not member.is_over:
+                slowest[member.group] = max(seconds, slowest.get(member.group, 0.0))
+        members = [self.members[config_id] for config_id in ids]
+        return np.array([OF_SLOWEST * member.then * slowest[member.group] for member in members])
 
     def _stays_left(self, config_id: int) -> int:
         """Return how many stays of a config may be planned."""

@@ -57,7 +57,9 @@ class Asha:
         first = self._intake.started
         rows = self._intake.take(room)
         lowest.coming |= dict.fromkeys(range(first, first + len(rows)))
-        return [Start(row, lowest.epochs) for row in rows]
+        # So that new ones go first: when no more come, ranks still have some of higher rungs.
+        then = self._rungs[-1].epochs - lowest.epochs
+        return [Start(row, lowest.epochs, then) for row in rows]
 
     def tell(self, result: Result) -> Sequence[Decision]:
         """Take a result; return what follows from it, at any rung."""

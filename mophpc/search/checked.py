@@ -107,6 +107,8 @@ class Checked:
         if not isinstance(item, Start):
             raise self._wrong("ask", _kind(item), "a list of Start")
         self._check_epochs("ask", item, 0)
+        if type(item.group) is not int:
+            raise self._wrong("ask", f"group = {item.group!r}", "an integer")
         return replace(item, values=self._values("ask", item))
 
     def _decision(self, item: Any) -> Decision:

@@ -114,7 +114,7 @@ class Halving:
                 config_id = first + len(starts)
                 bracket.missing[config_id] = None
                 self._bracket_of[config_id] = bracket
-                starts.append(Start(row, rungs[0], self._rungs[-1] - rungs[0]))
+                starts.append(Start(row, rungs[0], self._rungs[-1] - rungs[0], number))
         return starts
 
     def tell(self, result: Result) -> Sequence[Decision]:

@@ -51,6 +51,9 @@ class Start:
     """To be made until it is decided on again."""
     then: int = 0
     """Epochs that may well follow these. Ranks prefer configs that have most to do."""
+    group: int = 0
+    """Configs with the same number compete for the epochs that may follow. Ranks prefer each of
+    them as if these took nearly as long as the slowest of all."""
 
 
 @dataclass(frozen=True, slots=True)

