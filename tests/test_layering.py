@@ -86,6 +86,7 @@ WIRING = {
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world
+    "run.claim",  # looks at the store before anything is made
 }
 """Modules of run/ that know more than protocols."""
 PROTOCOLS = {"hop.transport", "hop.parcel"}

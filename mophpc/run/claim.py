@@ -20,7 +20,7 @@ from mophpc.run.folder import RunFolder
 from mophpc.run.known import Known, Wanted
 from mophpc.run.lock import Lock
 from mophpc.run.planning import again_of, read_plan, read_replay
-from mophpc.run.resume import read_run
+from mophpc.run.resume import has_begun, read_run
 from mophpc.run.searching import begin_search, is_directed
 from mophpc.schedule import assign_shards
 from mophpc.schedule.plan import to_json
@@ -63,8 +63,11 @@ def claim(
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, num_ranks)
     settings = experiment.resolved(versions() | {"store": store.digest})
-    if wanted.resume and folder.experiment.exists():
-        return _go_on(experiment, folder, settings, store, known)
+    goes_on = wanted.resume and folder.experiment.exists()
+    if goes_on:
+        known.lock = Lock(folder.lock)
+        if has_begun(folder, settings):
+            return _go_on(experiment, folder, settings, store, known)
     record = None if wanted.replay is None else read_plan(wanted.replay)
     rows = None if record is None else record.get("values")
     directed = rows is not None or is_directed(experiment)
@@ -84,8 +87,9 @@ def claim(
         sizes = (len(configs), num_ranks, store.num_shards, experiment.epochs)
         names_now = [config.name for config in configs]
         plan = to_json(read_replay(wanted.replay, record, sizes, names_now))
-    folder.claim(settings)
-    known.lock = Lock(folder.lock)
+    if not goes_on:
+        folder.claim(settings)
+        known.lock = Lock(folder.lock)
     return {
         "experiment": experiment.model_dump(),
         "configs": rows,
@@ -105,7 +109,6 @@ def _go_on(
     known: Known,
 ) -> Record:
     """Take over a run that was cut off."""
-    known.lock = Lock(folder.lock)
     known.resumption = found = read_run(folder, settings, store.num_shards)
     if folder.results.exists():
         return {"results": json.loads(folder.results.read_text())}

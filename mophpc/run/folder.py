@@ -13,7 +13,7 @@ from mophpc.errors import RunFolderError
 from mophpc.files import write_json
 from mophpc.search.space import Config
 
-_OURS = ("experiment.toml", "events", "logs", "places", "checkpoints")
+_OURS = ("experiment.toml", "events", "logs", "places", "checkpoints", "run.lock")
 """What a run makes before its first visit. A mistake that ends it there leaves the folders behind,
 and the next run may use them; the first file decides which run has them."""
 
@@ -164,8 +164,12 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def unclaim(self) -> None:
-        """Leave the folder to another run: this one ended before its first visit."""
-        self.experiment.unlink(missing_ok=True)
+        """Leave the folder to another run: this one ended before its first visit.
+
+        A run that has a journal keeps it, to go on: only this part of it ended so early.
+        """
+        if not self.journal.exists():
+            self.experiment.unlink(missing_ok=True)
 
     def write_plan(self, record: dict[str, Any]) -> None:
         """Write the schedule, one line per rank's list."""
@@ -196,5 +200,15 @@ def open_run(path: Path) -> RunFolder:
 
 
 def read_settings(folder: RunFolder) -> dict[str, Any]:
-    """Return what a run's `experiment.toml` says."""
-    return tomllib.loads(folder.experiment.read_text())
+    """Return what a run's `experiment.toml` says.
+
+    Raises:
+        RunFolderError: it is damaged, or cannot be read.
+    """
+    try:
+        return tomllib.loads(folder.experiment.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunFolderError(
+            f"'{folder.experiment}' cannot be read ({why}); choose another run folder"
+        ) from error

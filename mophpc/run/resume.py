@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,20 +52,49 @@ class Resumption:
         """Take over which states are sound.
 
         Args:
-            states: config, step and facts of each.
+            states: config, step and facts of each; of each config's the sound one comes first, and
+                those before it tell what rank 0 has not heard of.
         """
         if not self.steps:
             self.steps = [0] * len(self.told.configs)
         for config_id, step, found in states:
-            self.steps[config_id] = step
+            self.steps[config_id] = max(step, self.steps[config_id])
             facts = found if isinstance(found, dict) else {}
             if facts.get("copied"):
                 self._copied.add((config_id, step))
-            metrics = facts.get("metrics")
-            if metrics and step % self.num_shards == 0:  # rank 0 may not have heard of them
-                self.metrics.setdefault((config_id, step // self.num_shards - 1), metrics)
+            self._hear(config_id, step, facts.get("metrics"))
         for config_id, final in self.finals.items():
             self.steps[config_id] = final["steps"]
+        for config_id in range(len(self.steps)):
+            if not self._knows_all(config_id):
+                self.steps[config_id] = 0
+                self.finals.pop(config_id, None)
+
+    def hear_final(self, config_id: int, final: Record) -> None:
+        """Take over how a config has ended."""
+        self.finals[config_id] = final
+        self._hear(config_id, final["steps"], final.get("metrics"))
+
+    def _hear(self, config_id: int, steps: int, metrics: Metrics | None) -> None:
+        """Take over the metrics after so many visits, of which rank 0 may not have heard."""
+        if isinstance(metrics, dict) and steps and steps % self.num_shards == 0:
+            self.metrics.setdefault((config_id, steps // self.num_shards - 1), metrics)
+
+    def _knows_all(self, config_id: int) -> bool:
+        """Whether the metrics are known of all epochs that a config has made itself.
+
+        Else it begins anew: it gives them again.
+        """
+        visits, step = self.told.visits[config_id], self.steps[config_id]
+        lasts = (s for s in visits if s < step and s % self.num_shards == self.num_shards - 1)
+        return all((config_id, last // self.num_shards) in self.metrics for last in lasts)
+
+    def tidy(self, folder: RunFolder) -> None:
+        """Remove the states of configs that have ended, from which nothing goes on any more."""
+        for config_id in self.finals.keys() - self.sources.values():
+            name, values = self.told.configs[config_id]
+            states = folder.states(Config(config_id, values, name))
+            shutil.rmtree(states, ignore_errors=True)
 
     def find_copies(self, folder: RunFolder) -> None:
         """Find the states of which copies were decided on, and not made before the run was cut off.
@@ -125,6 +155,40 @@ class Resumption:
         return [c for c, visits in enumerate(self.told.visits) if visits and min(visits) > 0]
 
 
+def has_begun(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Return whether a run that was cut off had told its ranks anything; else it begins anew.
+
+    Args:
+        folder: of the run.
+        settings: the experiment as it would be written now.
+
+    Raises:
+        RunFolderError: it is the run of another experiment, or its journal is damaged.
+    """
+    check_settings(folder, settings)
+    if folder.plan.exists():  # it is written after the journal's first line
+        return True
+    return folder.journal.exists() and read_journal(folder.journal).num_ranks > 0
+
+
+def check_settings(folder: RunFolder, settings: Mapping[str, Any]) -> None:
+    """Return if a run is one of this experiment.
+
+    Args:
+        folder: of the run.
+        settings: the experiment as it would be written now.
+
+    Raises:
+        RunFolderError: it is the run of another.
+    """
+    found = differences(read_settings(folder), settings)
+    if found:
+        raise RunFolderError(
+            f"'{folder.path}' holds the run of another experiment: {'; '.join(found)}; choose "
+            f"another run folder, or give the experiment that the run began with"
+        )
+
+
 def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) -> Resumption:
     """Return what is known of a run, its states aside.
 
@@ -136,12 +200,7 @@ def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) ->
     Raises:
         RunFolderError: it is the run of another experiment, or damaged.
     """
-    found = differences(read_settings(folder), settings)
-    if found:
-        raise RunFolderError(
-            f"'{folder.path}' holds the run of another experiment: {'; '.join(found)}; choose "
-            f"another run folder, or give the experiment that the run began with"
-        )
+    check_settings(folder, settings)
     told = read_journal(folder.journal)
     for config_id, visits in enumerate(told.visits):
         for step, visit in visits.items():
@@ -161,7 +220,7 @@ def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) ->
     for config_id, (name, values) in enumerate(told.configs):
         final = read_final(folder, Config(config_id, values, name), told.finals.get(config_id))
         if final is not None:
-            resumption.finals[config_id] = final
+            resumption.hear_final(config_id, final)
     return resumption
 
 
@@ -198,6 +257,7 @@ def read_final(folder: RunFolder, config: Config, journalled: Record | None) -> 
     try:
         manifest = json.loads(folder.manifest(config).read_text())
         facts = {key: manifest[key] for key in ("status", "steps", "state_sha256")}
+        facts["metrics"] = manifest.get("metrics")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not folder.weights(config).is_file():
@@ -216,7 +276,9 @@ def _is_sound(path: Path) -> bool:
 def sound_states(
     folder: RunFolder, configs: Sequence[Config], mine: Sequence[int], told: Sequence[int]
 ) -> tuple[list[list[Any]], list[str]]:
-    """Return [config, step, facts] of the newest state that is sound, and what is damaged.
+    """Return [config, step, facts] of states, and what is damaged.
+
+    Of each config the newest that is sound comes first; those before it are not looked at further.
 
     Args:
         folder: of the run.
@@ -232,12 +294,14 @@ def sound_states(
             if step > told[config_id]:
                 damaged.append(f"'{path}' is of a visit that the run's journal does not know")
                 continue
+            is_first = not found or found[-1][0] != config_id
             try:
-                check_state(path)
+                if is_first:
+                    check_state(path)
                 facts = read_manifest(path)["facts"]
             except (StateError, RunFolderError, OSError) as error:
-                damaged.append(str(error))
+                if is_first:
+                    damaged.append(str(error))
                 continue
             found.append([config_id, step, facts])
-            break
     return found, damaged

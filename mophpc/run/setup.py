@@ -155,6 +155,8 @@ def find_states(
             known.resumption.take_states(states)
     resumption = known.resumption
     group.attempt(lambda: None if resumption is None else resumption.find_copies(rooms.folder))
+    if resumption is not None:
+        resumption.tidy(rooms.folder)
 
 
 def _lay_out(

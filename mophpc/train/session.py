@@ -22,6 +22,9 @@ from mophpc.train.stage import Held, InPlace, Staging
 from mophpc.train.task import Batch, Task
 from mophpc.train.weights import Weights
 
+_MOST_SKIPPED = 24
+"""Steps that a scaler leaves out at most, to begin with: it halves a scale of 2^16 each time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -71,6 +74,23 @@ def train_step(task: Task, batch: Batch, *, look: bool = True) -> Tensor | float
     if task.lr_scheduler is not None and task.scheduler_interval == "step":
         task.lr_scheduler.step()
     return loss
+
+
+def first_step(task: Task, batch: Batch, step: Callable[[Task, Batch], None]) -> None:
+    """Train a batch, so that the optimizer has state.
+
+    Args:
+        task: to train.
+        batch: of its rows.
+        step: trains a batch.
+    """
+    scale = math.inf
+    for _ in range(_MOST_SKIPPED):
+        step(task, batch)
+        # A scaler begins too high, and leaves steps out until gradients are finite.
+        if task.scaler is None or task.optimizer.state or task.scaler.get_scale() >= scale:
+            return
+        scale = task.scaler.get_scale()
 
 
 def _backward(task: Task, loss: Tensor) -> None:

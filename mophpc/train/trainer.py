@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -32,13 +31,10 @@ from mophpc.train.explore import explore
 from mophpc.train.probe import Probe, Rehearsal
 from mophpc.train.roster import Roster
 from mophpc.train.seeds import seed_all
-from mophpc.train.session import Session, train_step
+from mophpc.train.session import Session, first_step, train_step
 from mophpc.train.stage import Held, bytes_of, scratch_home, staging_for
 from mophpc.train.state_file import StateCopy, read_state
 from mophpc.train.task import Batch, Task, check_task, said
-
-_MOST_SKIPPED = 24
-"""Steps that a scaler leaves out at most, to begin with: it halves a scale of 2^16 each time."""
 
 
 class TorchTrainer:
@@ -316,7 +312,7 @@ class TorchTrainer:
         task = self._build(config_id)
         try:
             batch = self._first_batch(task, rows)
-            self._first_step(task, batch)
+            first_step(task, batch, self._step)
             layout = layout_of(task, self.device)
             home = scratch_home(self.device, layout)
             rest = settle(task, layout, home, device=self.device)
@@ -439,16 +435,6 @@ class TorchTrainer:
     def _first_batch(self, task: Task, rows: Rows) -> Batch:
         order = np.arange(min(task.batch_size, rows.rows))
         return next(batches(rows, order, task.batch_size, self.device))
-
-    def _first_step(self, task: Task, batch: Batch) -> None:
-        """Train a batch, so that the optimizer has state."""
-        scale = math.inf
-        for _ in range(_MOST_SKIPPED):
-            self._step(task, batch)
-            # A scaler begins too high, and leaves steps out until gradients are finite.
-            if task.scaler is None or task.optimizer.state or task.scaler.get_scale() >= scale:
-                return
-            scale = task.scaler.get_scale()
 
     def _step(self, task: Task, batch: Batch) -> None:
         seed_all(self._seed)

@@ -28,10 +28,12 @@ from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
 from mophpc.run.keeper import Keeper
 from mophpc.run.rank import Equipment, RankProgram
+from mophpc.run.states import StateKeeper
 from mophpc.run.writer import Writer
 from mophpc.schedule import Plan
 from mophpc.schedule.orders import Orders, Promises, whole
 from mophpc.search.space import Config
+from mophpc.state_folder import stem_of
 from mophpc.train.session import Outcome
 
 Arena = np.ndarray[Any, np.dtype[np.uint8]]
@@ -125,6 +127,9 @@ class HashTrainer:
     def check_change(self, config_id: int, step: int) -> None:
         pass
 
+    def is_copy(self, config_id: int, step: int) -> bool:
+        return False
+
     def change(self, session: HashSession, config_id: int, step: int) -> None:
         pass
 
@@ -165,6 +170,17 @@ class HashTrainer:
         held.wait()
         return digest_of(arena.tobytes(), rest)
 
+    def state_copy(
+        self, config_id: int, arena: Arena, rest: bytes, held: HashHeld, cursor: Any
+    ) -> HashCopy:
+        held.wait()
+        return HashCopy(arena.tobytes(), rest)
+
+    def load(
+        self, config_id: int, manifest: Path, arena: Arena, whose: int
+    ) -> tuple[bytes, Any, Any]:
+        raise AssertionError("nothing is resumed")
+
 
 class HashHeld:
     """A state that is in its arena at once, after some looks, or sent from elsewhere."""
@@ -197,6 +213,28 @@ class HashHeld:
         self._bytes = None
 
 
+@dataclass(frozen=True, slots=True)
+class HashCopy:
+    """A state that is written for the case that the run is cut off."""
+
+    arena: bytes
+    rest: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.arena) + len(self.rest)
+
+    def manifest(self, folder: Path, step: int) -> Path:
+        return folder / f"{stem_of(step)}.json"
+
+    def write(self, folder: Path, step: int, facts: Any = None) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = self.manifest(folder, step)
+        path.with_suffix(".safetensors").write_bytes(self.arena)
+        path.write_text(json.dumps({"digest": digest_of(self.arena, self.rest), "facts": facts}))
+        return self.nbytes
+
+
 @dataclass(slots=True)
 class HashSession:
     """A session whose learning is to hash."""
@@ -208,7 +246,8 @@ class HashSession:
     is_released: bool = False
     notes: list[float] = field(default_factory=list)
 
-    def train(self, epoch: int, shard: int, rows: Any) -> Outcome:
+    def train(self, epoch: int, shard: int, rows: Any, cursor: Any = None) -> Outcome:
+        assert cursor is None
         trainer, settings = self.trainer, self.trainer.settings
         assert rows == f"shard {shard}"
         visited = Visited(self.config_id, epoch, shard, trainer.rank, time.perf_counter(), 0.0)
@@ -332,6 +371,7 @@ def walk(
         num_shards=plan.num_shards,
         trainer=trainer,
         keeper=Keeper(run, Checkpoints(), Objective(), writer),
+        states=StateKeeper(run, Checkpoints(), writer),
         events=events,
         report=records.append,
         turn=nullcontext(),

@@ -33,7 +33,7 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim({"epochs": 1})
-    with pytest.raises(RunFolderError, match=r"already holds a run; choose another run folder"):
+    with pytest.raises(RunFolderError, match=r"already holds a run; go on with it by --resume"):
         folder.claim({})
     assert read_settings(open_run(tmp_path)) == {"epochs": 1}
 
