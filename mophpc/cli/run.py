@@ -33,6 +33,9 @@ def run(
     replay: Annotated[
         Path | None, typer.Option(help="plan.json of an earlier run, to be walked again.")
     ] = None,
+    stage: Annotated[
+        Path | None, typer.Option(help="Node-local folder to which ranks copy their shards first.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every config; start it with mpirun or srun.
@@ -41,7 +44,7 @@ def run(
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
-    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device
+    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
     from mophpc.run.start import run_experiment
 
@@ -58,6 +61,7 @@ def run(
             f"--costs {costs} is for planning, and --replay {replay} walks a plan; leave one out"
         )
     found = with_device(with_costs(load_experiment(experiment), costs), device)
+    found = with_stage(found, stage)
     results = run_experiment(
         found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay
     )
