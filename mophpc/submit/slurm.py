@@ -102,7 +102,7 @@ def _directives(run: Run, slurm: Slurm) -> list[str]:
         # Never --gpus-per-task or --gpu-bind: see HIDES_PEERS.
         found.append(f"--gpus-per-node={run.gpus_per_node}")
     for option, value in (
-        ("mem", run.memory),
+        ("mem", run.memory and run.memory.upper()),
         ("time", run.time),
         ("partition", slurm.partition),
         ("account", slurm.account),
