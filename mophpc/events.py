@@ -27,6 +27,7 @@ KINDS = (
     "build",  # config, step: a Task was built while its state was on its way
     "wait",  # config, step, cpu_s: the rank had nothing to train until this state came, and took
     #          so much of a processor meanwhile
+    "resume",  # config, step: a state was read from its file
     "told",  # the rank had to wait until it was told its next visits
     "snapshot",  # config, epoch: weights were copied, and the disk waited for where it was slow
     "checkpoint",  # config, epoch, file, nbytes: a thread wrote weights, or what is known of them
@@ -50,6 +51,8 @@ class EventLog:
     def __init__(self, path: Path | None, rank: int, epoch_s: float) -> None:
         self._lines = LineWriter(path) if path else None
         self._rank = rank
+        self.begun_s = epoch_s
+        """The time, since 1970, from which seconds are counted."""
         self._offset = time.time() - time.perf_counter() - epoch_s
 
     def now(self) -> float:

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+_BLOCK = 65536
+
 
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees all of it or the old one: write, fsync, rename.
@@ -48,7 +50,8 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._mend()
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record.
@@ -62,6 +65,18 @@ class LineWriter:
         if written < len(data):  # a disk that fills up takes a part first
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+
+    def _mend(self) -> None:
+        """Take back half a line that a machine which went down has left."""
+        size = end = os.fstat(self._fd).st_size
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            newline = os.pread(self._fd, end - begin, begin).rfind(b"\n")
+            end = begin if newline < 0 else begin + newline + 1
+            if newline >= 0:
+                break
+        if end < size:
+            os.ftruncate(self._fd, end)
 
     def close(self) -> None:
         """Put all lines on disk and close; calling it twice is fine."""

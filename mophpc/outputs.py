@@ -20,6 +20,9 @@ class Checkpoints(BaseModel):
     """How many of its epochs, the best by the objective."""
     last: Literal["end", "epoch"] = "end"
     """When its newest weights are written: when it ends, or after every epoch too."""
+    states: Literal["epoch", "off"] | Annotated[float, Field(gt=0.0, le=100_000.0)] = "epoch"
+    """When whole states are written, from which a run that was cut off goes on: after every epoch,
+    never, or, as a number, when the config's last one is so many minutes old."""
 
 
 class Wandb(BaseModel):

@@ -25,6 +25,7 @@ BASE = {
     "costs_file",
     "requests",
     "overrides",
+    "state_folder",
     "status_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
@@ -53,6 +54,7 @@ THIRD_PARTY = {
     "search_settings": {"pydantic", "pydantic_core"},
     "costs_file": {"pydantic"},
     "requests": {"pydantic"},
+    "state_folder": {"xxhash"},
     "status_file": {"pydantic"},
     "search": {"numpy"},
     "schedule": {"numpy", "scipy"},

@@ -36,11 +36,16 @@ def run(
     stage: Annotated[
         Path | None, typer.Option(help="Node-local folder to which ranks copy their shards first.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in the folder, if one was cut off."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train every config; start it with mpirun or srun.
 
     [search] in the file says how: see Methods in README.md, and launch/experiments for ready files.
+    With --resume the same command begins a run, and goes on with it after it was cut off.
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
@@ -60,10 +65,20 @@ def run(
         raise UserError(
             f"--costs {costs} is for planning, and --replay {replay} walks a plan; leave one out"
         )
+    if replay is not None and resume:
+        raise UserError(
+            f"--replay {replay} begins a new run, and --resume goes on with one; leave one out"
+        )
     found = with_device(with_costs(load_experiment(experiment), costs), device)
     found = with_stage(found, stage)
     results = run_experiment(
-        found, out, transport=transport, ranks=ranks or 1, progress=progress, replay=replay
+        found,
+        out,
+        transport=transport,
+        ranks=ranks or 1,
+        progress=progress,
+        replay=replay,
+        resume=resume,
     )
     if is_root():
         if as_json:

@@ -105,6 +105,7 @@ class Carrier:
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
         self._ended: deque[Parcel] = deque()
+        self._retiring: deque[tuple[int, int]] = deque()  # (config, step) that end, in their files
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
         self._gone: dict[tuple[int, int], int] = {}  # likewise, of states that go nowhere
         self._landing: list[tuple[Parcel, Hop]] = []  # not in their arenas yet
@@ -169,7 +170,7 @@ class Carrier:
         """
         if position < len(self._stops):
             return self._stops[position]
-        if self._told_all or self._ended:
+        if self._told_all or self._any_ends:
             return None
         start_s = self._events.now()
         wait_until(lambda: self._is_told(position), self._check)
@@ -178,11 +179,28 @@ class Carrier:
 
     def is_over(self, position: int) -> bool:
         """Whether all visits of the list are made and nothing more will be told."""
-        return self._told_all and position == len(self._stops) and not self._ended
+        return self._told_all and position == len(self._stops) and not self._any_ends
 
-    def take_ended(self) -> Parcel | None:
-        """Return a state whose config ends here; to be let go of by `free`."""
-        return self._ended.popleft() if self._ended else None
+    @property
+    def _any_ends(self) -> bool:
+        return bool(self._ended or self._retiring)
+
+    def retire(self, config_id: int, step: int) -> None:
+        """Let a config end here whose state is in a file."""
+        self._retiring.append((config_id, step))
+
+    def take_ended(self) -> tuple[Parcel, bool] | None:
+        """Return a state whose config ends here, and whether it must be read from its file.
+
+        It is to be let go of by `free`.
+        """
+        if self._ended:
+            return self._ended.popleft(), False
+        if not self._retiring:
+            return None
+        config_id, step = self._retiring.popleft()
+        self._queue.hold()
+        return Parcel(config_id, step, self.pool.take(self._nbytes(config_id, step))), True
 
     def resize(self, parcel: Parcel) -> None:
         """Give a new state the memory that it needs, once that is known."""
@@ -334,7 +352,7 @@ class Carrier:
 
     def _is_told(self, position: int) -> bool:
         self.advance()
-        return self._told_all or position < len(self._stops) or bool(self._ended)
+        return self._told_all or position < len(self._stops) or self._any_ends
 
     def drain(self) -> None:
         """Wait until all states have left."""
@@ -342,7 +360,7 @@ class Carrier:
 
     def _may_go_on(self, position: int) -> bool:
         self.advance()
-        return bool(self._ended) or self._is_here(position)
+        return self._any_ends or self._is_here(position)
 
     def _is_here(self, position: int) -> bool:
         return position in self._reserved or position in self._arrived

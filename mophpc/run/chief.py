@@ -10,10 +10,12 @@ from mophpc.requests import RequestBox
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
 from mophpc.run.director import Director
+from mophpc.run.journal import Journal
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import Planner
 from mophpc.run.ports import Tracking
 from mophpc.run.replayer import Replayer
+from mophpc.run.resume import Resumption
 from mophpc.run.rooms import Rooms
 from mophpc.run.searching import is_quick
 from mophpc.run.setup import Prepared
@@ -65,6 +67,7 @@ class Chief:
         self._in_parts = in_parts
         self._has_warned = False
         self._shown = -1
+        self._journal = Journal(rooms.folder.journal)
         self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
         self.ledger.replay(prepared.changes, prepared.plan.num_shards)
         self.coordinator = Coordinator(
@@ -73,16 +76,25 @@ class Chief:
         self._box = RequestBox(rooms.folder.requests, rooms.view.note)
         self._planner: Planner | Director | Replayer
         plan, lookahead = prepared.plan, experiment.schedule.lookahead
-        if plan.spans is not None and prepared.search.method is None:
-            self._planner = Replayer(plan, prepared.ends, tell)
-        elif prepared.search.method is not None:
+        known = prepared.known
+        if known.resumption is not None:
+            self.coordinator.recall(known.resumption)
+            self._planner = self._go_on(known.resumption)
+        elif plan.spans is not None and known.search.method is None:
+            self._planner = Replayer(plan, prepared.ends, self._promise)
+        elif known.search.method is not None:
             self._planner = self._direct(Pool(plan, prepared.costs, lookahead=lookahead))
         else:
             renewal = Renewal(plan, prepared.costs, seed=experiment.seed, lookahead=lookahead)
-            self._planner = Planner(renewal, tell, rooms.events.now)
+            self._planner = Planner(renewal, self._promise, rooms.events.now)
 
     def begin(self) -> None:
         """Write the plan, and tell the ranks what to do first."""
+        plan, goes_on = self._prepared.plan, self._prepared.known.resumption is not None
+        configs = () if goes_on else tuple(self.ledger.configs)
+        self._journal.part(plan, configs, self._rooms.events.begun_s)
+        if not self._in_parts:
+            self._journal.whole(plan)
         self.coordinator.write_plan()
         self._rooms.view.begin(self.coordinator.plan, tuple(self.ledger.configs))
         if self._in_parts:
@@ -94,6 +106,8 @@ class Chief:
         if self._in_parts:
             self._rooms.view.expect(self._planner.left_s())
             self.coordinator.expect(self._planner.left_s())
+        if record["kind"] == "final":
+            self._journal.final(record)
         self.coordinator.handle(record)
 
     def poll(self) -> None:
@@ -150,6 +164,7 @@ class Chief:
         coordinator.write_plan()
         coordinator.close()
         self.ledger.close()
+        self._journal.close()
         learned, prepared = planner.learned, self._prepared
         if learned is not None:
             write_costs(
@@ -162,8 +177,43 @@ class Chief:
                 prepared.link,
             )
 
-    def _direct(self, pool: Pool) -> Director:
-        search = self._prepared.search
+    def _promise(self, orders: list[Orders]) -> None:
+        """Write down what the ranks are told, and tell them."""
+        planner = self._planner
+        if isinstance(planner, Director):
+            self._journal.promise(orders, planner.pool, planner.take_calls())
+        else:
+            self._journal.promise(orders)
+        self._tell(orders)
+
+    def _go_on(self, earlier: Resumption) -> Director:
+        """Return who decides in a run that was cut off, where it stood."""
+        prepared, search = self._prepared, self._prepared.known.search
+        lookahead = self._experiment.schedule.lookahead
+        standings = earlier.standings()
+        pool = Pool.resumed(
+            prepared.plan,
+            prepared.costs,
+            standings,
+            lookahead=lookahead,
+            now_s=self._rooms.events.now(),
+        )
+        director = self._direct(pool, goes_on=True)
+        first = [start.epochs for start in search.starts]
+        for config_id, member in enumerate(pool.members):
+            if member.is_over:
+                continue
+            goal = self._experiment.epochs if search.method is None else 0
+            goal = first[config_id] if config_id < len(first) else goal
+            known = earlier.told.goals.get(config_id)
+            if known is not None:
+                goal = known.steps // prepared.plan.num_shards
+            pool.set_goal(config_id, goal, 0 if known is None else known.then)
+        director.recall(earlier.told.calls, earlier.metrics, earlier.finals)
+        return director
+
+    def _direct(self, pool: Pool, *, goes_on: bool = False) -> Director:
+        search = self._prepared.known.search
         self.coordinator.waits = pool.waits
         return Director(
             pool,
@@ -171,13 +221,14 @@ class Chief:
             epochs=self._experiment.epochs,
             num_shards=self._prepared.plan.num_shards,
             objective=self._experiment.objective,
-            tell=self._tell,
+            tell=self._promise,
             report=self.coordinator.handle,
             now=self._rooms.events.now,
             method=search.method,
             starts=search.starts,
             in_flight=room_of(self._experiment, self._prepared.plan.num_ranks),
             is_quick=is_quick(self._experiment),
+            goes_on=goes_on,
         )
 
     def _director(self) -> Director | str:

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 from mophpc.errors import InterruptError, Place, PlanError, RunError, UserError
@@ -22,18 +21,20 @@ from mophpc.report.results import ConfigResult, Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.chief import Chief
+from mophpc.run.claim import claim
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.keeper import Keeper, tidy
+from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
-from mophpc.run.searching import Searching
-from mophpc.run.setup import Prepared, claim, prepare_run, record_clock
+from mophpc.run.setup import Prepared, prepare_run, record_clock
+from mophpc.run.states import StateKeeper
 from mophpc.run.stopping import StopFlag
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
@@ -57,7 +58,7 @@ def run_rank(
     stop: StopFlag,
     chosen: Chosen,
     *,
-    replay: Path | None = None,
+    wanted: Wanted = PLAIN,
     turn: AbstractContextManager[Any] | None = None,
 ) -> Results:
     """Run this rank's part. Collective."""
@@ -65,8 +66,12 @@ def run_rank(
     try:
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
-        search = Searching()
-        begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, replay, search))
+        known = Known()
+        begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, wanted, known))
+        if "results" in begun:
+            if group.rank == 0:
+                view.note(f"the run in {folder.path} has ended already")
+            return from_record(begun["results"], str(folder.path))
         experiment = Experiment.model_validate(begun["experiment"])
         group.attempt(folder.make)
         rooms = group.attempt(
@@ -81,7 +86,7 @@ def run_rank(
                 turn=turn or nullcontext(),
             )
         )
-        return _walk(rooms, experiment, begun, stop, search)
+        return _walk(rooms, experiment, begun, stop, known)
     except InterruptError as error:
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
@@ -99,24 +104,25 @@ def _walk(
     experiment: Experiment,
     begun: dict[str, Any],
     stop: StopFlag,
-    search: Searching,
+    known: Known,
 ) -> Results:
     """Set up and make the visits; an error that only this rank has ends all ranks."""
     walk, transport = _Walk(rooms, stop), rooms.transport
     try:
         replay, directed = begun["replay"], begun["directed"]
         again = None if replay is None else from_json(replay)
-        configs = name_configs(experiment, begun["configs"], directed, begun["names"])
+        goes_on = "reach" in begun["again"]
+        configs = name_configs(experiment, begun["configs"], directed or goes_on, begun["names"])
         prepared = prepare_run(
             rooms,
             experiment,
             configs,
             walk.between,
             again,
-            search,
+            known,
             begun["again"],
         )
-        in_parts = directed or experiment.schedule.is_renewed
+        in_parts = directed or goes_on or experiment.schedule.is_renewed
         if again is not None:
             in_parts = again.spans is not None
         return walk.run(experiment, prepared, in_parts=in_parts)
@@ -241,6 +247,7 @@ class _Walk:
             num_shards=plan.num_shards,
             trainer=prepared.trainer,
             keeper=Keeper(rooms.folder, experiment.checkpoints, experiment.objective, self._writer),
+            states=StateKeeper(rooms.folder, experiment.checkpoints, self._writer),
             events=rooms.events,
             report=report,
             turn=rooms.turn,
@@ -269,6 +276,9 @@ class _Walk:
 
         def obey(orders: Orders) -> None:
             prepared.trainer.learn(orders.news)
+            for item in orders.news:
+                if item.get("retire") == transport.rank:
+                    carrier.retire(item["config_id"], item["step"])
             carrier.tell(orders)
 
         def take(record: dict[str, Any]) -> None:

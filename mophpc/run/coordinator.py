@@ -16,6 +16,7 @@ from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
 from mophpc.run.ledger import Ledger
 from mophpc.run.ports import Tracking, View
+from mophpc.run.resume import Resumption
 from mophpc.run.status import Progress, Row, StatusFile
 from mophpc.run.telling import Telling
 from mophpc.schedule.plan import Plan, to_json
@@ -79,12 +80,40 @@ class Coordinator:
         self.telling.catch_up()
         self.waits: Callable[[int], bool] = lambda _: False
         """Says whether a config waits until somebody decides."""
+        self._earlier: dict[int, list[dict[str, int]]] = {}
+        self._written: set[tuple[int, int]] = set()  # (config, epoch) that the journal has
         self._left = 0  # visits that a diverged config will not make
         self._prediction: Prediction | None = None
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
         self.status = StatusFile(folder.status, self.progress, view.note)
         self.status.update()
+
+    def recall(self, earlier: Resumption) -> None:
+        """Take over what a run that goes on has done before it was cut off."""
+        self._written |= earlier.written
+        for config_id in range(len(self.configs)):
+            route = earlier.route(config_id)
+            if route:
+                self._earlier[config_id] = route
+                self.histories[config_id].has_begun = True
+            made = earlier.steps[config_id] // earlier.num_shards
+            for epoch in range(made):
+                metrics = earlier.metrics.get((config_id, epoch))
+                if metrics is not None:
+                    last = earlier.told.visits[config_id].get((epoch + 1) * earlier.num_shards - 1)
+                    self._write_epoch(config_id, epoch, -1 if last is None else last.rank, metrics)
+                    self._learn(config_id, epoch, metrics)
+            final = earlier.finals.get(config_id)
+            if final is not None:
+                self.histories[config_id].final = final
+                self._tell_final(config_id)
+        self.planned_visits += self.earlier_visits
+
+    @property
+    def earlier_visits(self) -> int:
+        """Visits that were made before the run was cut off, and count."""
+        return sum(map(len, self._earlier.values()))
 
     @property
     def configs(self) -> Sequence[Config]:
@@ -144,7 +173,7 @@ class Coordinator:
 
     def progress(self) -> Progress:
         """Return how far the run is."""
-        visits = len(self._visits) + self._left
+        visits = self.earlier_visits + len(self._visits) + self._left
         return Progress(
             visits=visits,
             planned_visits=max(visits, self.planned_visits),
@@ -195,21 +224,35 @@ class Coordinator:
             name = self.configs[record["config"]].name
             where = f"epoch {record['epoch']}, shard {record['shard']}"
             self._view.note(f"{name} diverged (loss not finite) in {where}; the others go on")
-        self._view.visited(record["end"], len(self._visits) + self._left)
+        visits = self.earlier_visits + len(self._visits) + self._left
+        self._view.visited(record["end"], visits)
 
     def _take_epoch(self, record: Record) -> None:
         config, metrics = self.configs[record["config"]], record["metrics"]
-        history = self.histories[config.config_id]
-        history.epochs[record["epoch"]] = metrics
-        line = {"config_id": config.config_id, "config": config.name, "epoch": record["epoch"]}
-        self._journal.write(line | {"rank": record["rank"]} | metrics)
-        value = metrics.get(self.objective.metric)
-        if value is not None and self._beats(value, record["epoch"], history):
-            history.best, history.best_epoch = value, record["epoch"]
-        self.telling.epoch(config.config_id, record["epoch"], metrics)
+        self._write_epoch(config.config_id, record["epoch"], record["rank"], metrics)
+        self._learn(config.config_id, record["epoch"], metrics)
         self._tell_final(config.config_id)
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "seconds")
         self._view.evaluated(f"{config.name} epoch {record['epoch']}: {shown}", self._best_so_far())
+
+    def _write_epoch(
+        self, config_id: int, epoch: int, rank: int, metrics: dict[str, float]
+    ) -> None:
+        """Journal the metrics of an epoch, once: one that is made again gives the same."""
+        if (config_id, epoch) not in self._written:
+            self._written.add((config_id, epoch))
+            name = self.configs[config_id].name
+            line = {"config_id": config_id, "config": name, "epoch": epoch, "rank": rank}
+            self._journal.write(line | metrics)
+
+    def _learn(self, config_id: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Take over the metrics of an epoch."""
+        history = self.histories[config_id]
+        history.epochs[epoch] = metrics
+        value = metrics.get(self.objective.metric)
+        if value is not None and self._beats(value, epoch, history):
+            history.best, history.best_epoch = value, epoch
+        self.telling.epoch(config_id, epoch, metrics)
 
     def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
         known = self.histories[config_id]
@@ -281,7 +324,8 @@ class Coordinator:
         """Return the visits that a config made, in order."""
         made = sorted(self._steps.get(config_id, []))
         records = [self._visits[config_id, step] for step in made]
-        return [{"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]} for r in records]
+        route = [{"epoch": r["epoch"], "shard": r["shard"], "rank": r["rank"]} for r in records]
+        return self._earlier.get(config_id, []) + route
 
     def close(self) -> None:
         """Put the journal on disk."""

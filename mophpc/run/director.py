@@ -36,6 +36,8 @@ class _Thought:
 
     decisions: list[Sequence[Decision]] = field(default_factory=list)
     """Of each result that something followed from."""
+    calls: list[Record] = field(default_factory=list)
+    """What it was told and asked, for the journal."""
     starts: Sequence[Start] = ()
     error: BaseException | None = None
     is_done: bool = False
@@ -68,6 +70,7 @@ class Director:
         starts: with what the method began.
         in_flight: configs in training at a time that keep all ranks busy.
         is_quick: whether the method thinks in no time and draws from generators of its own.
+        goes_on: whether configs have goals already.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Director:
         starts: Sequence[Start] = (),
         in_flight: int = 0,
         is_quick: bool = True,
+        goes_on: bool = False,
     ) -> None:
         self.pool = pool
         self.ledger = ledger
@@ -105,6 +109,8 @@ class Director:
         """When the method was asked something that it has not answered yet."""
         self._ids: list[int] = []  # config_id of each config that the method has started
         self._numbers: dict[int, int] = {}  # and the other way round
+        self._told: set[tuple[int, int]] = set()  # (number, epochs) of results
+        self._calls: list[Record] = []  # of the method, which the journal does not have yet
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
         self._inbox: list[Result] = []
         self._thought: _Thought | None = None
@@ -112,7 +118,10 @@ class Director:
         self._look_s = 0.0
         self._is_closed = False
         for config_id, start in enumerate(starts):
-            self._adopt(config_id, start)
+            if goes_on:
+                self._remember([config_id])
+            else:
+                self._adopt(config_id, start)
 
     def begin(self) -> None:
         """Tell every rank its first visits."""
@@ -167,6 +176,8 @@ class Director:
         """Let the method decide on what has come; what it raises is raised by `poll`."""
         assert self._method is not None
         inbox, self._inbox = self._inbox, []
+        for result in inbox:
+            self._note_told(result.config_id, result.epochs, is_over=result.is_over)
         self._thought = thought = _Thought()
         self.thinks_since_s = self._now()
         _make_up(thought, self._method, inbox, self._room())
@@ -196,6 +207,70 @@ class Director:
             self.pool.took(time.thread_time() - begin_s)
             self._tell(orders)
 
+    def take_calls(self) -> list[Record]:
+        """Return what the method was told and asked since the last time."""
+        found, self._calls = self._calls, []
+        return found
+
+    def recall(
+        self,
+        calls: Sequence[Record],
+        metrics: Mapping[tuple[int, int], Mapping[str, float]],
+        finals: Mapping[int, Record],
+    ) -> None:
+        """Go on where a run was cut off: the pool stands there already, with all goals.
+
+        Args:
+            calls: of the method until then, in order; they are made again.
+            metrics: by (config, epoch).
+            finals: of configs that have ended.
+
+        Raises:
+            ExperimentError: the method decides otherwise than it did.
+        """
+        self.know(metrics)
+        for call in calls:
+            self._call_again(call)
+        over = {number for number, epochs in self._told if epochs < 0}
+        for config_id, member in enumerate(self.pool.members):
+            number = self._numbers.get(config_id)
+            if member.is_over:
+                if number is not None and number not in over:
+                    status = finals[config_id]["status"] if config_id in finals else "stopped"
+                    epochs = self.epochs_of(config_id)
+                    is_well = status in ("done", "stopped")
+                    score = self._score(config_id, epochs) if is_well else math.inf
+                    self._inbox.append(self._result(config_id, epochs, score, is_over=True))
+            elif member.goal > 0 and self.pool.waits(config_id):
+                self._reached(config_id)
+
+    def _call_again(self, call: Record) -> None:
+        assert self._method is not None
+        if "ask" in call:
+            starts = self._method.ask(call["ask"])
+            if len(starts) != len(call["ids"]):
+                raise ExperimentError(
+                    "search.method starts other configs than it did before the run was cut off; "
+                    "what it decides must follow from its seed and from what it is told"
+                )
+            self._remember(call["ids"])
+            return
+        config_id = self._ids[call["tell"]]
+        score = math.inf if call["score"] is None else call["score"]
+        known = self._metrics.get((config_id, call["epochs"] - 1), {})
+        self._note_told(call["tell"], call["epochs"], is_over=call["is_over"])
+        self._method.tell(Result(call["tell"], call["epochs"], score, known, call["is_over"]))
+
+    def _remember(self, ids: Sequence[int]) -> None:
+        for config_id in ids:
+            self._numbers[config_id] = len(self._ids)
+            self._ids.append(config_id)
+
+    def _note_told(self, number: int, epochs: int, *, is_over: bool) -> None:
+        self._told.add((number, epochs))
+        if is_over:
+            self._told.add((number, -1))
+
     # What configs come to.
 
     def end_config(self, config_id: int, *, is_well: bool = False) -> None:
@@ -209,7 +284,7 @@ class Director:
         if member.is_over:
             return
         epochs = member.made // self._num_shards
-        self.pool.end(config_id)
+        self._end(config_id)
         cut = self.cuts.pop(config_id, None)
         for clone, _, _ in cut.clones if cut else ():
             self.stop_now(clone)  # what it was to be a copy of is gone
@@ -226,10 +301,10 @@ class Director:
         """Let a config end that waits, or has not begun."""
         for cut in self.cuts.values():  # it may be a copy that is to be made
             cut.clones = [clone for clone in cut.clones if clone[0] != config_id]
-        is_new = self.pool.rank_of(config_id) < 0
+        is_new = self.pool.rank_of(config_id) < 0 and not self.pool.is_in_file(config_id)
         self._is_fresh = True
         self.ledger.note("stop", config_id, epochs=self.epochs_of(config_id), **facts)
-        self.pool.end(config_id)
+        self._end(config_id)
         if is_new:
             final = {"status": "stopped", "steps": 0, "state_sha256": ""}
             self._report({"kind": "final", "config": config_id, **final})
@@ -241,6 +316,18 @@ class Director:
             epochs = self.epochs_of(config_id)
             score = self._score(config_id, epochs)
             self._inbox.append(self._result(config_id, epochs, score, is_over=True))
+
+    def _end(self, config_id: int) -> None:
+        """Let a config end; a rank reads the state of one that is in a file."""
+        if self.pool.is_in_file(config_id):
+            self.retire(config_id)
+        self.pool.end(config_id)
+
+    def retire(self, config_id: int) -> None:
+        """Have a rank read a config's state from its file, and keep its weights."""
+        step = self.pool.members[config_id].made
+        rank = config_id % self.pool.num_ranks
+        self.ledger.tell({"config_id": config_id, "retire": rank, "step": step})
 
     def know(self, metrics: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
         """Take over the metrics by (config, epoch) that were recorded before."""
@@ -256,6 +343,8 @@ class Director:
             return
         self._is_fresh = True
         epochs = self.epochs_of(config_id)
+        if config_id not in self.cuts and (self._numbers.get(config_id), epochs) in self._told:
+            return  # before the run was cut off; it waits for others
         cut = self.cuts.pop(config_id, None)
         if cut is not None:
             self.copy(cut.clones, config_id)
@@ -268,7 +357,7 @@ class Director:
                 return
         is_over = self.pool.is_finished(config_id)
         if is_over:
-            self.pool.end(config_id)
+            self._end(config_id)
         if config_id in self._numbers:
             score = self._score(config_id, epochs)
             self._inbox.append(self._result(config_id, epochs, score, is_over=is_over))
@@ -328,10 +417,12 @@ class Director:
                 elif isinstance(one, Continue):
                     self.pool.set_goal(config_id, one.epochs, one.then)
                     self.ledger.note("continue", config_id, epochs=one.epochs)
+        self._calls += thought.calls
         for start in thought.starts:
             config = self.ledger.add(start.values)
             self.pool.add()
             self._adopt(config.config_id, start)
+            thought.calls[-1]["ids"].append(config.config_id)
 
     def _apply_copies(self, copies: Sequence[Copy]) -> None:
         members = self.pool.members
@@ -364,8 +455,7 @@ class Director:
 
     def _adopt(self, config_id: int, start: Start) -> None:
         """Give a config of the method its first goal."""
-        self._numbers[config_id] = len(self._ids)
-        self._ids.append(config_id)
+        self._remember([config_id])
         self.pool.set_goal(config_id, start.epochs, start.then)
         self.ledger.note("start", config_id, epochs=start.epochs, values=dict(start.values))
 
@@ -385,11 +475,14 @@ def _make_up(thought: _Thought, method: Method, inbox: Sequence[Result], room: i
     """Let the method think."""
     try:
         for result in inbox:
+            call = {"tell": result.config_id, "epochs": result.epochs, "score": result.score}
+            thought.calls.append(call | {"is_over": result.is_over})
             decisions = list(method.tell(result))
             if decisions:
                 thought.decisions.append(decisions)
             room -= sum(isinstance(one, Continue | Copy) for one in decisions)
         if room > 0:
+            thought.calls.append({"ask": room, "ids": []})
             thought.starts = list(method.ask(room))
     except BaseException as error:  # raised again by whoever takes it up
         thought.error = error

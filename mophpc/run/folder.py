@@ -65,6 +65,16 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def journal(self) -> Path:
+        """What was decided and told to the ranks: a run that was cut off goes on from it."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by rank 0 while the run goes on."""
+        return self.path / "run.lock"
+
+    @property
     def requests(self) -> Path:
         """What people ask of the run, and the answers."""
         return self.path / "requests"
@@ -76,6 +86,10 @@ class RunFolder:
     def log(self, rank: int) -> Path:
         """What a rank has to say."""
         return self.path / "logs" / f"rank-{rank:04d}.log"
+
+    def states(self, config: Config) -> Path:
+        """Whole states of a config, to go on from."""
+        return self.path / "states" / config.name
 
     def checkpoint(self, config: Config) -> Path:
         """Weights of a config."""
@@ -136,7 +150,8 @@ class RunFolder:
                 file.write(tomli_w.dumps(settings))
         except FileExistsError:
             raise RunFolderError(
-                f"'{self.path}' already holds a run; choose another run folder, or remove it"
+                f"'{self.path}' already holds a run; go on with it by --resume, choose another run "
+                f"folder, or remove it"
             ) from None
         except (OSError, NotADirectoryError) as error:
             raise RunFolderError(

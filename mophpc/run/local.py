@@ -7,7 +7,6 @@ is the same as with MPI, to the byte.
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
@@ -16,6 +15,7 @@ from mophpc.report.results import Results
 from mophpc.run.conduct import run_rank
 from mophpc.run.devices import bind_device
 from mophpc.run.folder import RunFolder
+from mophpc.run.known import PLAIN, Wanted
 from mophpc.run.ports import View
 from mophpc.run.stopping import StopFlag
 
@@ -26,7 +26,7 @@ def run_local(
     ranks: int,
     view: View,
     stop: StopFlag,
-    replay: Path | None = None,
+    wanted: Wanted = PLAIN,
 ) -> Results:
     """Run with `ranks` threads.
 
@@ -44,7 +44,7 @@ def run_local(
         transport = LocalTransport(world, rank)
         try:
             results[rank] = run_rank(
-                experiment, folder, transport, view, stop, chosen, replay=replay, turn=world.turn
+                experiment, folder, transport, view, stop, chosen, wanted=wanted, turn=world.turn
             )
         except BaseException as error:  # raised again in the caller's thread
             failures.append(error)

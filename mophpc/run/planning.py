@@ -13,6 +13,8 @@ from mophpc.errors import LaunchError, PlanError
 from mophpc.experiment import Experiment
 from mophpc.hop.checksum import BYTES_PER_S
 from mophpc.run.costing import Pilot
+from mophpc.run.known import Known
+from mophpc.run.past import past_costs
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
 from mophpc.schedule.bounds import idle_advice
@@ -41,8 +43,7 @@ class Planning:
         trainer: TorchTrainer,
         pilot: Pilot | None,
         replay: Plan | None,
-        *,
-        is_open: bool = False,
+        known: Known,
     ) -> None:
         self._rooms = rooms
         self._experiment = experiment
@@ -51,7 +52,8 @@ class Planning:
         self._trainer = trainer
         self._pilot = pilot
         self._replay = replay
-        self._is_open = is_open  # what follows is decided on the way
+        self._is_open = bool(known.search.starts)  # what follows is decided on the way
+        self._resumption = known.resumption
         self.costs = Costs.of(1.0, len(configs), store.num_shards)
         """What the plan was made from; a second for every visit where nothing is known."""
         self.checked = experiment.hop.checksum is not False
@@ -67,7 +69,9 @@ class Planning:
         rooms, view = self._rooms, self._rooms.view
         names = [config.name for config in self._configs]
         check_objective(self._trainer, names, self._experiment.objective.metric)
-        if self._is_open:
+        if self._resumption is not None:
+            self.costs = past_costs(rooms.folder.path, len(names), self._store.shard_rows)
+        if self._is_open or self._resumption is not None:
             return self._open(names)
         begin_s = time.perf_counter()
         plan = self._replay or self._make(names)
@@ -91,24 +95,32 @@ class Planning:
     def _open(self, names: Sequence[str]) -> dict[str, Any]:
         """Return a plan without visits, where they are decided on the way."""
         owners, store = self._find_costs(names), self._store
+        begins = [0] * len(names) if self._resumption is None else self._resumption.steps
         for line in ordinary_builds(self._trainer, names):
             self._rooms.view.note(line)
         plan = Plan(
             num_configs=len(names),
             num_ranks=self._rooms.group.size,
             num_shards=store.num_shards,
-            num_epochs=self._experiment.epochs,
+            num_epochs=max(self._experiment.epochs, -(-max(self._ends()) // store.num_shards)),
             owners=owners,
             visits_by_rank=((),) * self._rooms.group.size,
             policy="pool",
             max_arenas=-(-len(names) // self._rooms.group.size) + SPARE_ARENAS,
-            spans=((0, 0),) * len(names),
+            spans=tuple((step, step) for step in begins),
         )
         if self._experiment.hop.checksum is None and self._pilot is not None:
             moved = sum(self._trainer.nbytes(c.config_id) for c in self._configs)
             visits_s = float(self.costs.visit_s.mean(axis=1).sum())
             self.checked = 2 * moved / BYTES_PER_S < CHECK_SHARE * visits_s
         return {"plan": to_json(plan), "checked": self.checked}
+
+    def _ends(self) -> list[int]:
+        """Return steps that configs of a run that goes on have made, or may make."""
+        found = self._resumption
+        if found is None:
+            return [0]
+        return [*found.steps, *(goal.end for goal in found.told.goals.values())]
 
     def _make(self, names: Sequence[str]) -> Plan:
         owners = self._find_costs(names)

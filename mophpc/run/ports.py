@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,10 @@ class Outcome(Protocol):
     def data_s(self) -> float:
         """Seconds that it waited for rows."""
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was stopped before its last batch; the session has the cursor then."""
+
 
 class Snapshot(Protocol):
     """Weights as they were, whatever their config learns meanwhile."""
@@ -54,14 +58,52 @@ class Snapshot(Protocol):
         """Write them whole or not at all; return the bytes written."""
 
 
+class StateCopy(Protocol):
+    """A whole state as it was, whatever its config learns meanwhile."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+
+    def manifest(self, folder: Path, step: int, /) -> Path:
+        """Return the file that `write` writes last."""
+
+    def write(self, folder: Path, step: int, facts: Any, /) -> int:
+        """Write the state of a config after `step` visits, whole or not at all; return the bytes.
+
+        Any thread may call it. `facts` are JSON values that come back with the state.
+        """
+
+
 class Session(Protocol):
     """A config bound to its arena."""
 
     notes: list[float]
     """What the rank program wants to know of the config's past; it hops with the state."""
 
-    def train(self, epoch: int, shard: int, rows: Any, /) -> Outcome:
-        """Train one visit."""
+    @property
+    def cursor(self) -> Any:
+        """Where the visit stands, if it was stopped before its last batch; else None."""
+
+    @property
+    def why_not_paused(self) -> str | None:
+        """Why the visit did not stop when it was last asked to, if it was."""
+
+    def train(
+        self,
+        epoch: int,
+        shard: int,
+        rows: Any,
+        /,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+        cursor: Any = None,
+    ) -> Outcome:
+        """Train one visit, or what is left of it after the cursor.
+
+        It stops where it is once `should_stop`, asked after each batch but the last, says so; if
+        something cannot be carried, it goes on and asks again after the next batch.
+        """
 
     def evaluate(self, epoch: int, rows: Any, /) -> dict[str, float]:
         """End an epoch; return its losses, metrics and seconds."""
@@ -131,6 +173,19 @@ class Trainer(Protocol):
 
     def digest(self, config_id: int, arena: Buffer, rest: bytes, held: Any, /) -> str:
         """Return the state's `state_sha256`."""
+
+    def state_copy(
+        self, config_id: int, arena: Buffer, rest: bytes, held: Any, cursor: Any, /
+    ) -> StateCopy:
+        """Copy a whole state that a session released, with its cursor or None."""
+
+    def load(self, config_id: int, manifest: Path, arena: Buffer, /) -> tuple[bytes, Any, Any]:
+        """Read a state into its arena; return its rest, its cursor or None, and its facts.
+
+        Raises:
+            StateError: it is damaged, or another config's.
+            RunFolderError: it is one of another model, or of a newer version.
+        """
 
 
 class Tracking(Protocol):

@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mophpc.errors import ExperimentError, MophpcError, Place
+from mophpc.errors import ExperimentError, MophpcError, Place, StateError
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
 from mophpc.run.carrier import Carrier
 from mophpc.run.keeper import Keeper
 from mophpc.run.ports import Rows, Session, Trainer
+from mophpc.run.states import StateKeeper
 from mophpc.schedule.plan import Stop, Visit
 from mophpc.search.space import Config
 
@@ -31,6 +32,7 @@ class Equipment:
     num_shards: int
     trainer: Trainer
     keeper: Keeper
+    states: StateKeeper
     events: EventLog
     report: Report
     """Tells rank 0."""
@@ -122,9 +124,12 @@ class RankProgram:
 
     def _let_end(self) -> None:
         """Keep the weights of configs that end here since somebody decided so."""
-        while (parcel := self._carrier.take_ended()) is not None:
+        while (taken := self._carrier.take_ended()) is not None:
+            parcel, is_in_file = taken
             config = self._at.configs[parcel.config_id]
             self.place = replace(self.place, config=config.name, epoch=None, shard=None)
+            if is_in_file:
+                self._load(parcel, config)
             if not parcel.diverged:
                 with self._at.turn, self._at.progress:
                     self._end(config, parcel)
@@ -167,13 +172,18 @@ class RankProgram:
     def _visit(self, stop: Stop, parcel: Parcel, draft: Any) -> None:
         visit, trainer, events = stop.visit, self._at.trainer, self._at.events
         start_s, waited_s = events.now(), trainer.waited_s
-        if stop.creates:
+        cursor = None
+        if stop.loads is not None:
+            cursor = self._load(parcel, self._at.configs[stop.loads])
+            start_s = events.now()
+        if stop.creates and cursor is None:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
             session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft, parcel.held)
             trainer.change(session, visit.config_id, visit.step)
         parcel.held, copy_s = None, trainer.waited_s - waited_s
-        outcome = session.train(visit.epoch, visit.shard, self._at.shards[visit.shard])
+        rows = self._at.shards[visit.shard]
+        outcome = session.train(visit.epoch, visit.shard, rows, cursor=cursor)
         trained_s = events.now()
         parcel.diverged = outcome.diverged
         metrics = None
@@ -185,6 +195,8 @@ class RankProgram:
             self._save(session, visit, metrics, ends=ends)
         saved_s = events.now()
         parcel.rest, parcel.held = session.release()
+        if not ends:
+            self._keep_state(visit, parcel, metrics)
         # Evaluation and saving lie between training and release; the visit is the other two.
         eval_s = evaluated_s - trained_s
         end_s = events.now() - (saved_s - trained_s)
@@ -217,6 +229,37 @@ class RankProgram:
         if ends:
             status = "diverged" if outcome.diverged else "done"
             self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1, status)
+
+    def _load(self, parcel: Parcel, whose: Config) -> Any:
+        """Read a state from its file; return where in a visit it was stopped, or None."""
+        config_id, step = parcel.config_id, parcel.step
+        paths = self._at.states.paths(whose, step)
+        with self._at.events.timed("resume", config=config_id, step=step):
+            self._at.trainer.turn_to(config_id, step)
+            for path in paths:
+                try:
+                    parcel.rest, cursor, _ = self._at.trainer.load(config_id, path, parcel.arena)
+                except StateError as error:
+                    if path == paths[-1]:
+                        raise
+                    self._at.log.warning("%s", error)
+                else:
+                    return cursor
+        raise StateError(f"config {whose.name} has no state for its visit {step} any more")
+
+    def _keep_state(self, visit: Visit, parcel: Parcel, metrics: dict[str, float] | None) -> None:
+        """Have the state written from which the config goes on if the run is cut off."""
+        states, config = self._at.states, self._at.configs[visit.config_id]
+        due = states.is_due(visit.config_id, ends_epoch=metrics is not None)
+        if not due or not states.has_room:
+            return
+        begin_s = self._at.events.now()
+        copy = self._at.trainer.state_copy(
+            visit.config_id, parcel.arena, parcel.rest, parcel.held, None
+        )
+        facts = {} if metrics is None else {"metrics": metrics}
+        states.keep(config, visit.step + 1, copy, facts)
+        self.spent["checkpoint_s"] += self._at.events.now() - begin_s
 
     def _end_epoch(self, session: Session, visit: Visit) -> dict[str, float]:
         with self._at.events.timed("eval", config=visit.config_id, epoch=visit.epoch):
@@ -253,6 +296,7 @@ class RankProgram:
         digest = self._at.trainer.digest(config.config_id, parcel.arena, parcel.rest, parcel.held)
         facts = {"status": status, "steps": steps, "state_sha256": digest}
         self._at.keeper.write_manifest(config, facts)
+        self._at.states.drop(config)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:
             self._at.log.warning(

@@ -6,34 +6,29 @@ A mistake found on any rank is raised on all, so that none waits for one that ha
 from __future__ import annotations
 
 import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mophpc._version import __version__
-from mophpc.costs_file import LinkCosts, load_costs
+from mophpc.costs_file import LinkCosts
 from mophpc.data.shard import ShardReader, read_shard, read_valid
 from mophpc.data.store import StoreInfo, open_store
-from mophpc.errors import ExperimentError, LaunchError
-from mophpc.experiment import Experiment, with_device
+from mophpc.errors import ExperimentError
+from mophpc.experiment import Experiment
 from mophpc.hop.clock import compare_clocks
 from mophpc.hop.collectives import Group
-from mophpc.report.trackers.feed import check_installed
 from mophpc.run.costing import find_costs
-from mophpc.run.folder import RunFolder
-from mophpc.run.planning import Planning, again_of, read_plan, read_replay
+from mophpc.run.known import Known
+from mophpc.run.planning import Planning
 from mophpc.run.ports import Rows
+from mophpc.run.resume import sound_states
 from mophpc.run.rooms import Rooms
-from mophpc.run.searching import Searching, begin_search, is_directed
 from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs
-from mophpc.schedule.plan import Plan, from_json, to_json
-from mophpc.search.space import Config, name_configs
+from mophpc.schedule.plan import Plan, from_json
+from mophpc.search.space import Config
 from mophpc.train.probe import Probe
 from mophpc.train.trainer import TorchTrainer, set_threads
 
@@ -54,65 +49,11 @@ class Prepared:
     trainer: TorchTrainer
     checked: bool
     """Whether states are checked when they have arrived."""
-    search: Searching = field(default_factory=Searching)
+    known: Known = field(default_factory=Known)
     changes: Sequence[dict[str, Any]] = ()
     """Copies of states, where a plan is walked again: what `Roster.learn` takes."""
     ends: Sequence[int] | None = None
     """By config, the step before which it ended at the latest, where a plan is walked again."""
-
-
-def claim(
-    experiment: Experiment,
-    folder: RunFolder,
-    num_ranks: int,
-    device: str,
-    replay: Path | None,
-    search: Searching,
-) -> dict[str, Any]:
-    """Check on rank 0 what can be checked before anything is read, and make the run folder.
-
-    `search` gets the method, if there is one.
-
-    Raises:
-        ExperimentError: `build` cannot be imported.
-        StoreError: there is no usable store.
-        LaunchError: there are more ranks than shards, or the plan to replay is for other sizes.
-        CostsError: the costs file cannot be read, or lacks a config.
-        RunFolderError: the folder cannot take a run.
-    """
-    experiment = with_device(experiment, device)  # what it is told to be automatically
-    experiment.load_build()
-    check_installed(experiment.track)
-    store = open_store(Path(experiment.data.store))
-    assign_shards(store.num_shards, num_ranks)
-    record = None if replay is None else read_plan(replay)
-    rows = None if record is None else record.get("values")
-    directed = rows is not None or is_directed(experiment)
-    if rows is None:  # once: a constraint is the user's code
-        rows = begin_search(experiment, num_ranks, search)
-    names = None if record is None or "values" not in record else record.get("configs")
-    configs = name_configs(experiment, rows, directed, names)
-    if experiment.schedule.costs_file is not None:
-        load_costs(experiment.schedule.costs_file).check_names(c.name for c in configs)
-    plan = None
-    if replay is not None and record is not None:
-        if search.method is not None:
-            raise LaunchError(
-                f"the plan '{replay}' has no decisions in it, and search.method is "
-                f'"{experiment.method}"; give the plan.json of a run of this experiment'
-            )
-        sizes = (len(configs), num_ranks, store.num_shards, experiment.epochs)
-        plan = to_json(read_replay(replay, record, sizes, [config.name for config in configs]))
-    folder.claim(experiment.resolved(versions() | {"store": store.digest}))
-    return {
-        "experiment": experiment.model_dump(),
-        "configs": rows,
-        "names": [config.name for config in configs],
-        "directed": directed,
-        "again": again_of(record),
-        "time": time.time(),
-        "replay": plan,
-    }
 
 
 def prepare_run(
@@ -121,10 +62,19 @@ def prepare_run(
     configs: tuple[Config, ...],
     between: Callable[[], None],
     replay: Plan | None,
-    search: Searching,
+    known: Known,
     again: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
     """Collective. Lay the configs' states out, find out what they cost, plan, load shards.
+
+    Args:
+        rooms: of this rank.
+        experiment: that is run.
+        configs: that there are.
+        between: called after each batch that is tried; it may raise.
+        replay: the plan of an earlier run, to be walked again.
+        known: what rank 0 keeps to itself.
+        again: what is known of configs where a plan is walked again or a run goes on.
 
     Raises:
         UserError: on all ranks, if any rank met one.
@@ -133,6 +83,8 @@ def prepare_run(
     record_clock(rooms)
     set_threads(experiment.threads)
     store = group.attempt(lambda: open_store(Path(experiment.data.store)))
+    if "reach" in again:
+        find_states(rooms, configs, again["reach"], known)
     if rooms.is_root:
         rooms.view.note(f"reading {store.num_shards} shards of {store.path.name}")
     # The first shard of a rank's block is its own however the others are balanced.
@@ -150,7 +102,8 @@ def prepare_run(
     )
     spans = replay.spans if replay is not None and replay.spans else ()
     # Of a plan that is walked again: what failed fails again, and copies need no probe.
-    skipped = [*again.get("unbuilt", ()), *(c for c, (begin, _) in enumerate(spans) if begin)]
+    skipped = [*again.get("unbuilt", ()), *again.get("copies", ())]
+    skipped += [config_id for config_id, (begin, _) in enumerate(spans) if begin]
     probed = [c for c in range(len(configs)) if c not in skipped]
     _lay_out(rooms, trainer, probed, len(configs), first_shard, store.shard_rows)
     trainer.learn(again.get("changes", ()))
@@ -160,10 +113,9 @@ def prepare_run(
     rows, valid = group.attempt(lambda: (placing.place(first_shard), placing.place(read)))
     group.attempt(lambda: _prime(rooms, trainer, len(configs), rows, valid, store.shard_rows))
     wanted = replay is None and experiment.schedule.planner == "balanced"
+    wanted = wanted and "reach" not in again  # what visits cost was measured
     pilot = find_costs(rooms, experiment, configs, trainer, rows, valid) if wanted else None
-    planning = Planning(
-        rooms, experiment, store, configs, trainer, pilot, replay, is_open=bool(search.starts)
-    )
+    planning = Planning(rooms, experiment, store, configs, trainer, pilot, replay, known)
     planned = group.from_root(planning.run)
     plan = from_json(planned["plan"])
     others = [shard for shard in plan.shards_of(group.rank) if shard != first]
@@ -183,10 +135,24 @@ def prepare_run(
         valid,
         trainer,
         planned["checked"],
-        search,
+        known,
         again.get("changes", ()),
         again.get("ends"),
     )
+
+
+def find_states(
+    rooms: Rooms, configs: Sequence[Config], reach: Sequence[int], known: Known
+) -> None:
+    """Collective. Find the newest sound state of each config of a run that goes on."""
+    group = rooms.group
+    mine = range(group.rank, len(configs), group.size)
+    found = group.gather(group.attempt(lambda: sound_states(rooms.folder, configs, mine, reach)))
+    if known.resumption is not None:
+        for states, damaged in found:
+            for text in damaged:
+                rooms.view.note(f"note: {text}; the state before it is used")
+            known.resumption.take_states(states)
 
 
 def _lay_out(
@@ -297,9 +263,3 @@ def _share_probes(group: Group, own: list[Any], num_configs: int) -> list[Probe 
     shared = group.share([unique, index])
     probes = [Probe.from_json(probe) for probe in shared[0]]
     return [None if i is None else probes[i] for i in shared[1]]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
-    found = {"python": platform.python_version(), "mophpc": __version__}
-    return found | {name: version(name) for name in ("torch", "numpy", "zarr", "mpi4py")}

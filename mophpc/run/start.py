@@ -12,6 +12,7 @@ from mophpc.report.results import Results
 from mophpc.run.conduct import run_rank
 from mophpc.run.devices import bind_device, local_rank_of
 from mophpc.run.folder import RunFolder
+from mophpc.run.known import Wanted
 from mophpc.run.local import run_local
 from mophpc.run.stopping import StopFlag
 
@@ -26,6 +27,7 @@ def run_experiment(
     ranks: int = 1,
     progress: str = "auto",
     replay: str | Path | None = None,
+    resume: bool = False,
 ) -> Results:
     """Train every config of an experiment. Collective: all ranks of the launcher call it.
 
@@ -36,6 +38,8 @@ def run_experiment(
         ranks: how many, for `local`.
         progress: `auto`, `bar`, `lines` or `off`.
         replay: the `plan.json` of an earlier run, to be walked again as it is.
+        resume: go on with the run that `out` holds, if it holds one that was cut off; return the
+            results of one that has ended.
 
     Returns:
         The results, on every rank.
@@ -52,11 +56,13 @@ def run_experiment(
     if progress not in PROGRESS:
         raise LaunchError(f"progress is '{progress}'; allowed: {', '.join(PROGRESS)}")
     folder = RunFolder(Path(out).resolve())
-    again = None if replay is None else Path(replay)
+    if replay is not None and resume:
+        raise LaunchError(f"replay is '{replay}' and resume is true; leave one out")
+    wanted = Wanted(None if replay is None else Path(replay), resume)
     view = LiveView(progress)
     with StopFlag() as stop:
         if transport == "local":
-            return run_local(experiment, folder, ranks, view, stop, again)
+            return run_local(experiment, folder, ranks, view, stop, wanted)
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
         from mophpc.hop.mpi import start_mpi
@@ -64,4 +70,4 @@ def run_experiment(
         # An MPI that sends from GPU memory looks at the current device when it starts.
         local_rank = local_rank_of(os.environ, lambda: start_mpi().local_rank())
         chosen = bind_device(experiment.device, local_rank)
-        return run_rank(experiment, folder, start_mpi(), view, stop, chosen, replay=again)
+        return run_rank(experiment, folder, start_mpi(), view, stop, chosen, wanted=wanted)

@@ -133,15 +133,47 @@ def _check_ragged(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:
                 raise CompletenessError(f"a state is copied at step {step} of config {config_id}")
         if fork.step % plan.num_shards:
             raise CompletenessError(f"a state is copied in the middle of an epoch: {fork}")
-    copied = {(fork.config_id, fork.step) for fork in plan.forks}
+    copied = [(fork.config_id, fork.step) for fork in plan.forks]
+    copied += [(one.config_id, one.step) for one in plan.brought]
+    if len(set(copied)) != len(copied):
+        raise CompletenessError("a config gets two states for one visit")
     for config_id, (first, _) in enumerate(plan.all_spans):
         if first > 0 and first < end[config_id] and (config_id, first) not in copied:
             raise CompletenessError(f"config {config_id} begins with step {first}, of no state")
-    key = table.step // plan.num_shards * plan.num_shards + table.shard  # of a config, unique
-    order = np.lexsort((key, table.config))
-    same = (np.diff(key[order]) == 0) & (np.diff(table.config[order]) == 0)
+    done = _check_brought(plan)
+    config, shard = (
+        np.concatenate((own, [row[place] for row in done])).astype(np.int64)
+        for place, own in ((0, table.config), (2, table.shard))
+    )
+    epoch = np.concatenate((table.step // plan.num_shards, [row[1] for row in done]))
+    key = epoch.astype(np.int64) * plan.num_shards + shard  # of a config, unique
+    order = np.lexsort((key, config))  # stable: a visit comes before what was done before it
+    same = (np.diff(key[order]) == 0) & (np.diff(config[order]) == 0)
     if (bad := _first(same)) is not None:
         raise CompletenessError(f"{_where(visits[order[bad]])}: the shard is visited twice")
+
+
+def _check_brought(plan: Plan) -> list[tuple[int, int, int]]:
+    """Check the states that are brought; return (config, epoch, shard) that they have seen."""
+    found = []
+    for one in plan.brought:
+        due, seen = one.step % plan.num_shards, set(one.done)
+        if not len(seen) == len(one.done) == due or not seen <= set(range(plan.num_shards)):
+            raise CompletenessError(
+                f"the state of config {one.config_id} for step {one.step} has seen shards "
+                f"{list(one.done)} of the epoch; {due} different ones are due"
+            )
+        if one.step == 0 or not 0 <= one.source < plan.num_configs:
+            raise CompletenessError(
+                f"the state of config {one.config_id} for step {one.step} is said to be that of "
+                f"config {one.source}"
+            )
+        if one.done and one.step != plan.all_spans[one.config_id][0]:
+            raise CompletenessError(
+                f"config {one.config_id} gets a state in the middle of an epoch, at step {one.step}"
+            )
+        found += [(one.config_id, one.step // plan.num_shards, shard) for shard in one.done]
+    return found
 
 
 def _check_owners(plan: Plan, visits: Sequence[Visit], table: Columns) -> None:

@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mophpc.schedule.plan import Fork, Hop, Plan, Stop, Visit, stops
+from mophpc.schedule.plan import Brought, Fork, Hop, Plan, Stop, Visit, stops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HERE, _LAST, _OPEN, _DROPPED = -1, -2, -3, -4
+
+_FILE = -2
+"""As a source: a file of config 0; less by 1 for each config after it."""
+
+_DISK = -1
+"""As the rank of a state: any may read it from its file."""
 
 END, DROP = -1, -2
 """As the `dest` of a link: the config ends where it is; its state gives way to another's."""
@@ -69,7 +75,7 @@ class Orders:
             "stops": [
                 [
                     str(stop.visit),
-                    _HERE if stop.receive is None else stop.receive.source,
+                    _source_of(stop),
                     _next_of(stop),
                 ]
                 for stop in self.stops
@@ -100,6 +106,27 @@ class Orders:
         )
 
 
+def join(first: Sequence[Orders], second: Sequence[Orders]) -> list[Orders]:
+    """Return for each rank what two parts tell that come one after the other."""
+    return [
+        Orders(
+            stops=a.stops + b.stops,
+            links=a.links + b.links,
+            max_arenas=max(a.max_arenas, b.max_arenas),
+            is_last=b.is_last,
+            copies=a.copies + b.copies,
+            news=a.news + b.news,
+        )
+        for a, b in zip(first, second, strict=True)
+    ]
+
+
+def _source_of(stop: Stop) -> int:
+    if stop.loads is not None:
+        return _FILE - stop.loads
+    return _HERE if stop.receive is None else stop.receive.source
+
+
 def _next_of(stop: Stop) -> int:
     if stop.is_open:
         return _OPEN
@@ -115,7 +142,8 @@ def _stop(token: str, source: int, following: int) -> Stop:
     receive = None if source < 0 else Hop(visit.config_id, visit.step, source, visit.rank)
     send = None if following < 0 else Hop(visit.config_id, visit.step + 1, visit.rank, following)
     kinds = (following == _LAST, following == _OPEN, following == _DROPPED)
-    return Stop(visit, receive, send, *kinds)
+    loads = _FILE - source if source <= _FILE else None
+    return Stop(visit, receive, send, *kinds, loads)
 
 
 def whole(plan: Plan, rank: int) -> Orders:
@@ -136,6 +164,10 @@ class Promises:
         self._copied: dict[int, int] = {}  # config whose next visit begins with a copy: the source
         self._trained: dict[int, int] = {}  # copy without a visit yet: who trained its state
         self._closing: list[tuple[int, Link]] = []  # (rank, link) of states that go nowhere
+        self._brought: dict[int, int] = {}  # config whose state no visit made: whose state it is
+        self._shards_done: dict[int, tuple[int, ...]] = {}  # of such a state, in its epoch
+        self.brought: list[Brought] = []
+        """States that no visit made, for visits that are promised."""
 
     def add(self, num_steps: int) -> int:
         """Take one more config, that makes so many steps at most; return its id."""
@@ -143,6 +175,31 @@ class Promises:
         self._ends.append(num_steps)
         self._promised.append(False)
         return len(self._last) - 1
+
+    def bring(
+        self,
+        config_id: int,
+        step: int,
+        rank: int = _DISK,
+        source: int | None = None,
+        done: tuple[int, ...] = (),
+    ) -> None:
+        """Say that a config's state is there already, ready for a visit.
+
+        Args:
+            config_id: the config; nothing is promised of it yet.
+            step: the visit, not the config's first.
+            rank: that has the state in memory, undecided where it goes; else it is in a file.
+            source: whose file it is, if it is another's.
+            done: the shards of the visit's epoch that the state has seen.
+        """
+        self._last[config_id] = Visit(config_id, 0, 0, rank, step - 1)
+        self._brought[config_id] = config_id if source is None else source
+        self._shards_done[config_id] = done
+
+    def is_brought(self, config_id: int) -> bool:
+        """Whether a config's state is from before, and no visit is promised since."""
+        return config_id in self._brought
 
     @property
     def ends(self) -> list[int]:
@@ -171,7 +228,10 @@ class Promises:
         return self.step_of(config_id) >= self._ends[config_id]
 
     def rank_of(self, config_id: int) -> int:
-        """Return the rank where a config's state is after all that is promised; -1: it has none."""
+        """Return the rank where a config's state is after all that is promised.
+
+        -1 where it has none yet, or where it is in a file.
+        """
         last = self._last[config_id]
         return -1 if last is None else last.rank
 
@@ -188,22 +248,30 @@ class Promises:
                 self._last[source],
                 self._copied.get(source, source),
                 self._trained.get(source, source),
+                self._brought.get(source),
             )
             for _, source in pairs
         ]
         forks = []
-        for (config_id, _), (state, source, trained) in zip(pairs, found, strict=True):
+        for (config_id, _), (state, source, trained, brought) in zip(pairs, found, strict=True):
             assert state is not None
             self.close(config_id, DROP)
             self._last[config_id] = replace(state, config_id=config_id)
-            self._copied[config_id], self._trained[config_id] = source, trained
-            forks.append(Fork(config_id, state.step + 1, trained))
+            self._trained[config_id] = trained if brought is None else brought
+            if state.rank != _DISK:
+                self._copied[config_id] = source
+            self._brought.pop(config_id, None)
+            self._shards_done.pop(config_id, None)
+            if brought is not None:
+                self._brought[config_id] = brought
+            forks.append(Fork(config_id, state.step + 1, self._trained[config_id]))
         return forks
 
     def close(self, config_id: int, how: int) -> None:
         """Let a config's state end here (`END`), or give way to another's (`DROP`)."""
         last = self._last[config_id]
-        if self._copied.pop(config_id, None) is None and last is not None:
+        was_copied = self._copied.pop(config_id, None) is not None
+        if not was_copied and last is not None and last.rank != _DISK:
             self._closing.append((last.rank, Link(config_id, last.step + 1, how)))
 
     def extend(
@@ -219,6 +287,7 @@ class Promises:
         copies: list[list[StateCopy]] = [[] for _ in self.visits]
         told: dict[tuple[int, int], int] = {}  # (config, step): the rank of the next visit
         received: dict[tuple[int, int], int] = {}
+        loaded: dict[tuple[int, int], int] = {}
         new: list[list[Visit]] = [[] for _ in self.visits]
         before = list(self._last)
         for config_id, source in self._copied.items():
@@ -227,6 +296,10 @@ class Promises:
         self._copied = {}
         for visit in visits:
             key, last = (visit.config_id, visit.step), self._last[visit.config_id]
+            if visit.config_id in self._brought:
+                brought = self._bring_to(visit)
+                if last is not None and last.rank == _DISK:
+                    last, loaded[key] = None, brought.source
             if last is not None:
                 if last.rank != visit.rank:
                     received[key] = last.rank
@@ -244,7 +317,7 @@ class Promises:
         self._closing = []
         return [
             Orders(
-                stops=tuple(self._stop(visit, received, told) for visit in own),
+                stops=tuple(self._stop(visit, received, told, loaded) for visit in own),
                 links=tuple(links[rank]),
                 max_arenas=max_arenas,
                 is_last=is_last,
@@ -254,11 +327,19 @@ class Promises:
             for rank, own in enumerate(new)
         ]
 
+    def _bring_to(self, visit: Visit) -> Brought:
+        """Note that a visit is made with a state that no visit made."""
+        config_id = visit.config_id
+        source, done = self._brought.pop(config_id), self._shards_done.pop(config_id, ())
+        self.brought.append(Brought(config_id, visit.step, source, done))
+        return self.brought[-1]
+
     def _stop(
         self,
         visit: Visit,
         received: dict[tuple[int, int], int],
         told: dict[tuple[int, int], int],
+        loaded: dict[tuple[int, int], int],
     ) -> Stop:
         key = (visit.config_id, visit.step)
         source, dest = received.get(key), told.get(key)
@@ -271,4 +352,5 @@ class Promises:
             else Hop(visit.config_id, visit.step + 1, visit.rank, dest),
             is_last=is_last,
             is_open=dest is None and not is_last,
+            loads=loaded.get(key),
         )

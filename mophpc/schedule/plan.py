@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mophpc.errors import PlanError
+from mophpc.schedule.fields import field, items, lists, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,13 +102,27 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """A state that no visit of the plan made, ready for a config's visit `step`.
+
+    It is read from a file of `source`, which may be another config; or it was in a rank's memory
+    when the plan began. `done` are the shards of that epoch which it has seen.
+    """
+
+    config_id: int
+    step: int
+    source: int
+    done: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """A visit as its rank sees it: where the state comes from and where it goes.
 
-    `receive` is None when the state is made here (`creates`) or was kept from the config's previous
-    visit; `send` is None when the state is kept for the next visit, when this is the last
-    (`is_last`), when the state gives way to another's (`is_dropped`), or when the next is not
-    decided (`is_open`).
+    `receive` is None when the state is made here (`creates`), read from a file (`loads`) or was
+    kept from the config's previous visit; `send` is None when the state is kept for the next visit,
+    when this is the last (`is_last`), when the state gives way to another's (`is_dropped`), or when
+    the next is not decided (`is_open`).
     """
 
     visit: Visit
@@ -118,6 +133,8 @@ class Stop:
     """Where the config goes next has not been decided yet."""
     is_dropped: bool = False
     """Nobody needs the state after this visit: the config gets a copy of another's."""
+    loads: int | None = None
+    """The config whose file for this step the state is read from."""
 
     @property
     def creates(self) -> bool:
@@ -127,7 +144,7 @@ class Stop:
     @property
     def takes_arena(self) -> bool:
         """Whether the visit needs an arena that the rank does not hold yet for this config."""
-        return self.receive is not None or self.visit.step == 0
+        return self.receive is not None or self.visit.step == 0 or self.loads is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +153,8 @@ class Plan:
 
     `owners` maps shard to rank; `max_arenas` is how many config states a rank may hold at a time.
     `spans` has for each config its first step and the one after its last; None where every config
-    makes all epochs. `forks` are the copies of states.
+    makes all epochs. `forks` are the copies of states. `brought` are the states from before the
+    plan, where it goes on with others.
     """
 
     num_configs: int
@@ -149,6 +167,7 @@ class Plan:
     max_arenas: int
     spans: tuple[tuple[int, int], ...] | None = None
     forks: tuple[Fork, ...] = ()
+    brought: tuple[Brought, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_configs", "num_ranks", "num_shards", "num_epochs", "max_arenas"):
@@ -170,6 +189,13 @@ class Plan:
         for begin, end in self.spans or ():
             if not 0 <= begin <= end <= self.num_steps:
                 raise PlanError(f"spans has {begin} to {end}; the plan has {self.num_steps} steps")
+        for one in self.brought:
+            begin, end = self.all_spans[one.config_id] if self._has(one.config_id) else (0, 0)
+            if not begin <= one.step < end:
+                raise PlanError(f"brought has step {one.step} of config {one.config_id}, not made")
+
+    def _has(self, config_id: int) -> bool:
+        return self.spans is not None and 0 <= config_id < self.num_configs
 
     @property
     def num_visits(self) -> int:
@@ -221,7 +247,8 @@ class Columns:
     def links(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Return for each visit where its state comes from, and the config's next visit; -1: none.
 
-        A state comes from the config's previous visit, or from its source's where it is copied.
+        A state comes from the config's previous visit, or from its source's where it is copied; one
+        that is brought comes from none.
 
         Raises:
             PlanError: a config lacks a step or makes one twice.
@@ -249,6 +276,10 @@ class Columns:
             if before[index] >= 0:
                 after[before[index]] = -1
             before[index] = at[of + fork.step - 1 - begin[fork.source]]
+        for one in plan.brought:
+            index = at[offset[one.config_id] + one.step - begin[one.config_id]]
+            if before[index] >= 0:
+                after[before[index]] = before[index] = -1
         return before, after
 
 
@@ -372,15 +403,21 @@ def digest(plan: Plan) -> str:
     if plan.spans is not None:
         head += ("spans " + " ".join(f"{begin}-{end}" for begin, end in plan.spans),)
         head += ("forks " + " ".join(f"c{f.config_id}n{f.step}c{f.source}" for f in plan.forks),)
+    if plan.brought:
+        head += ("brought " + " ".join(map(str, _rows(plan.brought))),)
     sha = hashlib.sha256("\n".join(head).encode())
     for visits in plan.visits_by_rank:
         sha.update(("\nrank " + " ".join(map(str, visits))).encode())
     return sha.hexdigest()
 
 
+def _rows(brought: tuple[Brought, ...]) -> list[list[int]]:
+    return [[one.config_id, one.step, one.source, *one.done] for one in brought]
+
+
 def to_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as values that JSON can hold, with its digest."""
-    ragged = (
+    ragged: dict[str, Any] = (
         {}
         if plan.spans is None
         else {
@@ -388,6 +425,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "forks": [[fork.config_id, fork.step, fork.source] for fork in plan.forks],
         }
     )
+    if plan.brought:
+        ragged["brought"] = _rows(plan.brought)
     return ragged | {
         "format": PLAN_FORMAT,
         "policy": plan.policy,
@@ -413,59 +452,39 @@ def from_json(record: Any) -> Plan:
     """
     if not isinstance(record, dict):
         raise PlanError(f"a plan is a JSON object, not {type(record).__name__}")
-    version = _field(record, "format", int)
+    version = field(record, "format", int)
     if version != PLAN_FORMAT:
         raise PlanError(f"format is {version}; this mophpc reads {PLAN_FORMAT}")
-    lists = _lists(record, "visits_by_rank", str)
-    starts = _lists(record, "predicted_start_s", float)
-    ends = _lists(record, "predicted_end_s", float)
+    tokens = lists(record, "visits_by_rank", str)
+    starts = lists(record, "predicted_start_s", float)
+    ends = lists(record, "predicted_end_s", float)
     for name, times in (("predicted_start_s", starts), ("predicted_end_s", ends)):
-        if [len(own) for own in times] != [len(own) for own in lists]:
+        if [len(own) for own in times] != [len(own) for own in tokens]:
             raise PlanError(f"{name} does not have one number per visit of visits_by_rank")
     plan = Plan(
-        num_configs=_field(record, "num_configs", int),
-        num_ranks=_field(record, "num_ranks", int),
-        num_shards=_field(record, "num_shards", int),
-        num_epochs=_field(record, "num_epochs", int),
-        owners=tuple(_items(_field(record, "owners", list), "owners", int)),
+        num_configs=field(record, "num_configs", int),
+        num_ranks=field(record, "num_ranks", int),
+        num_shards=field(record, "num_shards", int),
+        num_epochs=field(record, "num_epochs", int),
+        owners=tuple(items(field(record, "owners", list), "owners", int)),
         visits_by_rank=tuple(
             tuple(map(Visit.parse, own, begin, end))
-            for own, begin, end in zip(lists, starts, ends, strict=True)
+            for own, begin, end in zip(tokens, starts, ends, strict=True)
         ),
-        policy=_field(record, "policy", str),
-        max_arenas=_field(record, "max_arenas", int),
-        spans=tuple((begin, end) for begin, end in _rows(record, "spans", 2))
+        policy=field(record, "policy", str),
+        max_arenas=field(record, "max_arenas", int),
+        spans=tuple((begin, end) for begin, end in rows(record, "spans", 2))
         if "spans" in record
         else None,
-        forks=tuple(Fork(*row) for row in _rows(record, "forks", 3)) if "forks" in record else (),
+        forks=tuple(Fork(*row) for row in rows(record, "forks", 3)) if "forks" in record else (),
+        brought=tuple(map(_brought, lists(record, "brought", int))) if "brought" in record else (),
     )
-    if _field(record, "digest", str) != digest(plan):
+    if field(record, "digest", str) != digest(plan):
         raise PlanError("digest is not that of the visits: the plan was changed after it was made")
     return plan
 
 
-def _field(record: dict[str, Any], name: str, kind: type) -> Any:
-    if name not in record:
-        raise PlanError(f"the plan has no field {name!r}")
-    return _items([record[name]], name, kind)[0]
-
-
-def _lists(record: dict[str, Any], name: str, kind: type) -> list[list[Any]]:
-    rows = _items(_field(record, name, list), name, list)
-    return [_items(row, f"{name}[{index}]", kind) for index, row in enumerate(rows)]
-
-
-def _rows(record: dict[str, Any], name: str, length: int) -> list[list[int]]:
-    rows = _lists(record, name, int)
-    if any(len(row) != length for row in rows):
-        raise PlanError(f"{name} has a row that is not of {length} numbers")
-    return rows
-
-
-def _items(values: list[Any], name: str, kind: type) -> list[Any]:
-    for value in values:
-        # bool is an int for isinstance; a whole float may come back from JSON as an int.
-        good = isinstance(value, (int, float) if kind is float else kind)
-        if not good or isinstance(value, bool):
-            raise PlanError(f"{name} holds {value!r}; expected {kind.__name__}")
-    return [float(value) for value in values] if kind is float else values
+def _brought(row: list[int]) -> Brought:
+    if len(row) < 3:
+        raise PlanError(f"brought has {row}; it takes config, step and source, then shards")
+    return Brought(row[0], row[1], row[2], tuple(row[3:]))

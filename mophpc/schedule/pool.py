@@ -19,8 +19,9 @@ import numpy as np
 from mophpc.errors import PlanError
 from mophpc.schedule.ahead import Market
 from mophpc.schedule.costs import CostModel, Costs
-from mophpc.schedule.orders import END, Orders, Promises
+from mophpc.schedule.orders import END, Orders, Promises, join
 from mophpc.schedule.plan import Fork, Plan, Visit
+from mophpc.schedule.resume import Standing, catch_up, seen_then
 from mophpc.schedule.stays import visits_of
 from mophpc.schedule.underway import Observed, Underway
 from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, least_arenas
@@ -47,7 +48,7 @@ class Member:
     """A config in the pool; steps are counted from the config's beginning."""
 
     begin: int
-    """Its first step: 0, or where the state was that it is a copy of."""
+    """Its first step: 0, or where its state was, or that of which it is a copy."""
     goal: int
     """It waits before this step."""
     made: int
@@ -82,6 +83,7 @@ class Pool:
         self._copies = [0] * plan.num_ranks  # made on each rank
         self._max_arenas = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
         self._is_closed = self._has_told_all = False
+        self._held: list[Orders] = []  # to be told with what is promised first
         self._is_urgent = True
         self._last_s = self._took_s = 0.0
         self._mean_s = 0.0
@@ -104,6 +106,61 @@ class Pool:
                 pool.end(config_id)
             member.is_over |= member.made >= plan.num_steps
         return pool
+
+    @classmethod
+    def resumed(
+        cls,
+        plan: Plan,
+        costs: Costs,
+        standings: Sequence[Standing],
+        *,
+        lookahead: int = LOOKAHEAD,
+        now_s: float = 0.0,
+    ) -> Pool:
+        """Return a pool in which configs go on from where they stand.
+
+        What was promised to them is promised again, and told first. The goal of each is the end of
+        the epoch that it comes to by that.
+
+        Args:
+            plan: its sizes and owners; its visits are not looked at.
+            costs: what the configs are thought to cost.
+            standings: by config.
+            lookahead: how many visits of a rank may have an arena before they start.
+            now_s: seconds since the run's start.
+
+        Raises:
+            PlanError: there is not one standing for each config, or one is not possible.
+        """
+        visits = catch_up(standings, plan, costs, now_s)
+        pool = cls(plan, costs, lookahead=lookahead)
+        for config_id, standing in enumerate(standings):
+            pool._promises.ends_at(config_id, standing.end_in(plan))
+            if standing.step > 0:
+                begin = (standing.at, standing.source, standing.done)
+                pool._promises.bring(config_id, standing.step, *begin)
+        if visits:
+            pool._held = pool._tell(visits, is_last=False)
+        own: list[list[Visit]] = [[] for _ in standings]
+        for visit in visits:
+            own[visit.config_id].append(visit)
+        for config_id, standing in enumerate(standings):
+            pool._stand(config_id, standing, own[config_id])
+        return pool
+
+    def _stand(self, config_id: int, standing: Standing, visits: Sequence[Visit]) -> None:
+        """Take where a config stands after visits that are promised already."""
+        num_shards, begin = self._plan.num_shards, standing.step
+        seen, step = seen_then(standing, visits, num_shards), begin + len(visits)
+        end = standing.end_in(self._plan)
+        goal = max(step, min(end, -(-step // num_shards) * num_shards))
+        self.members[config_id] = Member(begin, goal, begin)
+        self._todo[config_id] = np.array([seen.isdisjoint(own) for own in self._shards])
+        if standing.is_over and visits:
+            self.end(config_id)
+        elif standing.is_over or begin >= end:
+            self.members[config_id].is_over = True
+            self._model.drop(config_id)
 
     def begin(self, now_s: float = 0.0) -> None:
         """Say when the first visit can start."""
@@ -161,8 +218,9 @@ class Pool:
             self._underway.copy(config_id, source)
             self._todo[config_id] = np.ones(self._plan.num_ranks, np.bool_)
         for fork in forks:
-            self._copies[self._promises.rank_of(fork.config_id)] += 1
-        self._forks += forks
+            if not self._promises.is_brought(fork.config_id):
+                self._copies[self._promises.rank_of(fork.config_id)] += 1
+                self._forks.append(fork)
         self._is_urgent = True
         return forks
 
@@ -217,6 +275,15 @@ class Pool:
         """Whether the last visit that a config can make is promised."""
         return self._promises.is_finished(config_id)
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that train."""
+        return self._plan.num_ranks
+
+    def is_in_file(self, config_id: int) -> bool:
+        """Whether a config's state is in a file, and no visit is promised that would read it."""
+        return self._promises.is_brought(config_id) and self.rank_of(config_id) < 0
+
     def waits(self, config_id: int) -> bool:
         """Whether a config has made all that it is to make until somebody decides."""
         member = self.members[config_id]
@@ -248,6 +315,8 @@ class Pool:
         """Return whether the ranks should be told more now."""
         if self._has_told_all:
             return False
+        if self._held:
+            return True
         since_s = now_s - self._last_s
         if self._is_closed and self._is_urgent:
             return True
@@ -299,17 +368,24 @@ class Pool:
         costs = self._model.costs()
         order, starts = self._market(costs, now_s)
         visits = visits_of(order, starts, costs.visit_s, self._shards, self._promises.step_of)
-        self._max_arenas = self._enough_arenas(visits)
         for config_id, rank in order:
             todo = self._todo[config_id]
             todo[rank] = False
             if not todo.any():
                 todo[:] = True
-        self._underway.promise(visits)
         self._has_told_all = self._is_closed and not self._has_more_after(visits)
+        orders = self._tell(visits, is_last=self._has_told_all, news=news)
+        held, self._held = self._held, []
+        return join(held, orders) if held else orders
+
+    def _tell(
+        self, visits: Sequence[Visit], *, is_last: bool, news: tuple[dict[str, Any], ...] = ()
+    ) -> list[Orders]:
+        self._max_arenas = self._enough_arenas(visits)
+        self._underway.promise(visits)
         # A copy takes an arena while what was promised before is not made yet.
         arenas = self._max_arenas + max(self._copies)
-        return self._promises.extend(visits, arenas, is_last=self._has_told_all, news=news)
+        return self._promises.extend(visits, arenas, is_last=is_last, news=news)
 
     def _has_more_after(self, visits: Sequence[Visit]) -> bool:
         told = {visit.config_id: visit.step + 1 for visit in visits}
@@ -390,6 +466,7 @@ class Pool:
             max_arenas=self._max_arenas,
             spans=spans,
             forks=tuple(f for f in self._forks if f.step < spans[f.config_id][1]),
+            brought=tuple(self._promises.brought),
         )
         enough = least_arenas(plan, self._lookahead) or 0
         return replace(plan, max_arenas=max(plan.max_arenas, enough))

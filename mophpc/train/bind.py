@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mophpc.errors import StateError
+from mophpc.errors import MophpcError, StateError
 from mophpc.train.arena import Arena, Home, Layout, allocate, lay_out, views
 from mophpc.train.device import CPU, Device
 from mophpc.train.rest import DAMAGES, pack, read_template, write
 from mophpc.train.rest import unpack as rest_of
-from mophpc.train.task import Task
+from mophpc.train.task import Task, said
 from mophpc.train.tree import Tensors, join, split
 
 _STRUCTURE = ("optimizer", "absent", "late")
@@ -262,8 +262,18 @@ class Draft:
         Raises:
             StateError: the Task is not the one whose state this is.
         """
-        task = self._task
         tensors, rest = unpack(self._layout, self.home, raw, self._places)
+        try:
+            return self._take(rest, tensors)
+        except MophpcError:
+            raise
+        except Exception as error:  # whatever a `load_state_dict` does with what is not its own
+            raise StateError(
+                f"what build made cannot take over the state that arrived: {said(error)}"
+            ) from error
+
+    def _take(self, rest: Mapping[str, Any], tensors: Tensors) -> tuple[Task, list[float]]:
+        task = self._task
         if self._is_bound and all(rest[key] is self._expected[key] for key in _STRUCTURE):
             _update_groups(task, rest, tensors)
         else:

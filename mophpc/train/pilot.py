@@ -16,7 +16,8 @@ from mophpc.train.arena import Arena
 from mophpc.train.batches import Blocks, Rows
 from mophpc.train.evaluation import evaluate
 from mophpc.train.session import Session
-from mophpc.train.trainer import TorchTrainer, said
+from mophpc.train.task import said
+from mophpc.train.trainer import TorchTrainer
 
 TRAINING_PER_EVALUATION = 3
 """How much more training costs per row where an evaluation, which has no backward pass, cannot be

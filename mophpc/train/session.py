@@ -13,8 +13,10 @@ from torch import Tensor
 from mophpc.train.arena import Arena, Home, Layout
 from mophpc.train.batches import Clocked, Rows, batches
 from mophpc.train.bind import clear_gradients, settle
+from mophpc.train.cursor import Cursor, put_back, sparse_gradient, take
 from mophpc.train.device import CPU, Device
 from mophpc.train.evaluation import evaluate
+from mophpc.train.hidden import Values, changed, look
 from mophpc.train.seeds import EVALUATION, VISIT, sample_order, seed_generators
 from mophpc.train.stage import Held, InPlace, Staging
 from mophpc.train.task import Batch, Task
@@ -31,7 +33,9 @@ class Outcome:
     diverged: bool
     """A loss was not finite; training stopped before that batch's backward pass."""
     data_s: float = 0.0
-    """Seconds in which batches were made ready."""
+    """Seconds in which batches were made ready, since this call began."""
+    is_paused: bool = False
+    """It was asked to stop before its last batch; `Session.cursor` says where it stands."""
 
 
 def train_step(task: Task, batch: Batch, *, look: bool = True) -> Tensor | float | None:
@@ -89,17 +93,20 @@ def _backward(task: Task, loss: Tensor) -> None:
 class _Losses:
     """The losses of a visit, looked at after each batch or, for a GPU's sake, many at once."""
 
-    def __init__(self, look_every: int) -> None:
+    def __init__(self, look_every: int, cursor: Cursor | None = None) -> None:
         self._look_every = look_every
         self._unseen: list[tuple[Tensor | float, int]] = []
-        self.loss_sum = 0.0
-        self.rows = 0
+        self.batches = cursor.batches if cursor else 0
+        self.loss_sum = cursor.loss_sum if cursor else 0.0
+        self.rows = cursor.rows if cursor else 0
         self.is_finite = True
 
     def add(self, loss: Tensor | float, rows: int) -> None:
         """Take the mean loss over some rows."""
         self._unseen.append((loss, rows))
-        if len(self._unseen) >= self._look_every:
+        self.batches += 1
+        # Counted from the visit's first batch: one that diverges ends where it would have ended.
+        if self.batches % self._look_every == 0:
             self.look()
 
     def look(self) -> None:
@@ -110,6 +117,13 @@ class _Losses:
                 self.loss_sum += value * rows
                 self.rows += rows
         self._unseen.clear()
+
+    def look_if_finite(self) -> bool:
+        """Look now if all losses are finite; return whether they are."""
+        if not all(math.isfinite(value) for value in _values(self._unseen)):
+            return False
+        self.look()
+        return True
 
 
 def _values(losses: list[tuple[Tensor | float, int]]) -> list[float]:
@@ -148,27 +162,45 @@ class Session:
         self._loss_sum, self._rows, self._seconds, *notes = progress or [0.0, 0.0, 0.0]
         self.notes = notes
         """Numbers of the rank program, which hop too."""
+        self.cursor: Cursor | None = None
+        """Where the visit stands, if it has been stopped before its last batch."""
+        self.why_not_paused: str | None = None
+        """Why the last visit did not stop when it was last asked to."""
 
-    def train(self, epoch: int, shard: int, rows: Rows, look_every: int | None = None) -> Outcome:
-        """Train one visit: every row of the shard once.
+    def train(
+        self,
+        epoch: int,
+        shard: int,
+        rows: Rows,
+        look_every: int | None = None,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+        cursor: Cursor | None = None,
+    ) -> Outcome:
+        """Train one visit, every row of the shard once, or what is left of it.
 
         Args:
             epoch: counted from 0.
             shard: whose rows these are.
             rows: of the shard.
             look_every: look at losses after so many batches; None: as the device wants it.
+            should_stop: asked after each batch but the last; where it says so, the visit stops,
+                unless it has diverged or something cannot be carried (`why_not_paused`).
+            cursor: where the visit stopped before; the session is bound to the state of then.
+
+        Raises:
+            StateError: the cursor is one of another visit.
         """
         start_s = time.perf_counter()
-        task = self.task
-        seed_generators(self._seed, epoch, shard, VISIT)
-        task.model.train()
-        if isinstance(task.loss, torch.nn.Module):
-            task.loss.train()
-        clear_gradients(task)
+        task, self.cursor, self.why_not_paused = self.task, None, None
+        before = look(task) if should_stop is not None else {}
+        self._begin(epoch, shard, rows, cursor)
         every = self._device.look_every if look_every is None else look_every
-        losses = _Losses(every)
+        losses = _Losses(every, cursor)
         order = sample_order(self._seed, epoch, shard, rows.rows)
-        clocked = Clocked(batches(rows, order, task.batch_size, self._device))
+        left = order[losses.batches * task.batch_size :]
+        last = -(-rows.rows // task.batch_size)
+        clocked = Clocked(batches(rows, left, task.batch_size, self._device))
         for batch in clocked:
             size = len(batch[task.targets])
             if task.batch_transform is not None:
@@ -178,12 +210,56 @@ class Session:
             if not losses.is_finite:
                 break
             self._between()
+            asked = should_stop is not None and losses.batches < last and should_stop()
+            if asked and self._can_stop(before) and losses.look_if_finite():
+                break
         losses.look()
-        self._loss_sum += losses.loss_sum
-        self._rows += losses.rows
-        self._seconds += time.perf_counter() - start_s
+        is_paused = losses.is_finite and losses.batches < last
+        seconds = time.perf_counter() - start_s + (cursor.seconds if cursor else 0.0)
+        if is_paused:
+            self.cursor = self._stop(epoch, shard, rows, losses, seconds)
+        else:
+            self._loss_sum += losses.loss_sum
+            self._rows += losses.rows
+            self._seconds += seconds
         mean = losses.loss_sum / max(1, losses.rows)
-        return Outcome(losses.rows, mean, not losses.is_finite, clocked.seconds)
+        return Outcome(losses.rows, mean, not losses.is_finite, clocked.seconds, is_paused)
+
+    def _begin(self, epoch: int, shard: int, rows: Rows, cursor: Cursor | None) -> None:
+        task = self.task
+        if cursor is not None:
+            cursor.check(epoch, shard, rows.rows, task.batch_size)
+        seed_generators(self._seed, epoch, shard, VISIT)
+        task.model.train()
+        if isinstance(task.loss, torch.nn.Module):
+            task.loss.train()
+        clear_gradients(task)
+        if cursor is not None:
+            put_back(task, cursor, self._device)
+
+    def _can_stop(self, before: Values) -> bool:
+        """Return whether the visit can go on from here with what is carried."""
+        self.why_not_paused = sparse_gradient(self.task)
+        if self.why_not_paused is None:
+            name = changed(before, self.task)
+            self.why_not_paused = name and f"{name} has changed, which is no part of the state"
+        return self.why_not_paused is None
+
+    def _stop(self, epoch: int, shard: int, rows: Rows, losses: _Losses, seconds: float) -> Cursor:
+        """Return where the visit stands; its losses are not yet those of the epoch."""
+        tensors, flags = take(self.task, self._device)
+        return Cursor(
+            epoch,
+            shard,
+            shard_rows=rows.rows,
+            batch_size=self.task.batch_size,
+            batches=losses.batches,
+            loss_sum=losses.loss_sum,
+            rows=losses.rows,
+            seconds=seconds,
+            tensors=tensors,
+            flags=flags,
+        )
 
     def evaluate(self, epoch: int, rows: Rows) -> dict[str, float]:
         """End an epoch: evaluate, step the scheduler, return losses, metrics and seconds.

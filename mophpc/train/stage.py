@@ -429,3 +429,20 @@ def _home(buffer: _Buffer, arena: Arena, layout: Layout) -> Home:
 def staging_for(device: Device, most: int = 3) -> Staging:
     """Return the way in which states get to a device."""
     return InPlace() if device.memory is None else Stage(device.memory, most=most)
+
+
+def scratch_home(device: Device, layout: Layout, start: Arena | None = None) -> Home:
+    """Return memory for a state that no visit is made with, with the bytes of `start` or 0."""
+    host = torch.zeros(layout.nbytes, dtype=torch.uint8)
+    if start is not None:
+        host.copy_(torch.from_numpy(start))
+    memory = device.memory
+    return Home(host if memory is None else memory.empty(layout.nbytes).copy_(host), host)
+
+
+def bytes_of(home: Home, layout: Layout) -> Arena:
+    """Return a copy of a state's bytes, on the host."""
+    found = home.host.clone()
+    size = layout.device_nbytes
+    found[:size] = home.device[:size].cpu()
+    return found.numpy()

@@ -205,3 +205,12 @@ def _fault_in_metrics(metrics: Mapping[str, Any]) -> str | None:
                 f"outputs, targets, or an object with update, compute and reset"
             )
     return None
+
+
+def said(error: BaseException) -> str:
+    """Return what kind of error a user's code raised, and the first line of what it says."""
+    text = str(error).splitlines()
+    found = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if "use_deterministic_algorithms" in found:  # torch's words for an operation that is not
+        found += " (or allow it with device.deterministic = false)"
+    return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mophpc.errors import ExperimentError, MophpcError
+from mophpc.errors import ExperimentError, MophpcError, StateError
 from mophpc.train.arena import Arena, Home, Layout, allocate
 from mophpc.train.batches import InMemory, Rows, batches
 from mophpc.train.bind import (
@@ -23,6 +24,7 @@ from mophpc.train.bind import (
     settle,
 )
 from mophpc.train.compiling import compile_models
+from mophpc.train.cursor import Cursor
 from mophpc.train.device import CPU, Device
 from mophpc.train.digest import state_sha256
 from mophpc.train.evaluation import evaluate, metric_of
@@ -31,8 +33,9 @@ from mophpc.train.probe import Probe, Rehearsal
 from mophpc.train.roster import Roster
 from mophpc.train.seeds import seed_all
 from mophpc.train.session import Session, train_step
-from mophpc.train.stage import Held, staging_for
-from mophpc.train.task import Batch, Task, check_task
+from mophpc.train.stage import Held, bytes_of, scratch_home, staging_for
+from mophpc.train.state_file import StateCopy, read_state
+from mophpc.train.task import Batch, Task, check_task, said
 
 _MOST_SKIPPED = 24
 """Steps that a scaler leaves out at most, to begin with: it halves a scale of 2^16 each time."""
@@ -251,6 +254,39 @@ class TorchTrainer:
             held.wait()
         return state_sha256(self._roster.probe(config_id).layout, arena, rest)
 
+    def state_copy(
+        self,
+        config_id: int,
+        arena: Arena,
+        rest: bytes,
+        held: Held | None = None,
+        cursor: Cursor | None = None,
+    ) -> StateCopy:
+        """Return a copy of a whole state, for another thread to write.
+
+        The arguments are as for `resume`; `cursor` is the session's, if its visit has been stopped.
+        """
+        if held is not None:
+            held.wait()
+        layout, name = self._roster.probe(config_id).layout, self.name(config_id)
+        size = layout.nbytes
+        return StateCopy(layout, arena[:size], rest, name=name, config_id=config_id, cursor=cursor)
+
+    def load(
+        self, config_id: int, manifest: Path, arena: Arena
+    ) -> tuple[bytes, Cursor | None, Any]:
+        """Read a state into its arena; return its rest, its place in a visit, and its facts.
+
+        Raises:
+            StateError: the state is damaged or another config's; the message names the file.
+            RunFolderError: it is one of another model, or of a newer version.
+        """
+        layout = self._roster.probe(config_id).layout
+        found = read_state(manifest, layout, arena[: layout.nbytes])
+        if found.config_id != config_id:
+            raise StateError(f"state '{manifest}' is one of config {found.config}")
+        return found.rest, found.cursor, found.facts
+
     def probe(self, config_id: int, rows: Rows, shard_rows: Sequence[int] = ()) -> Probe:
         """Train two batches on the side to learn a config's layout and whether lean builds work.
 
@@ -272,9 +308,9 @@ class TorchTrainer:
             batch = self._first_batch(task, rows)
             self._first_step(task, batch)
             layout = layout_of(task, self.device)
-            home = self._scratch(layout)
+            home = scratch_home(self.device, layout)
             rest = settle(task, layout, home, device=self.device)
-            start, metrics, compiles = self._bytes(home, layout), tuple(task.metrics), task.compile
+            start, metrics, compiles = bytes_of(home, layout), tuple(task.metrics), task.compile
             self._try_short(name, task, batch, shard_rows)
             del task
             ordinary = self._rehearse(config_id, layout, start, rest, batch, lean=False)
@@ -336,7 +372,10 @@ class TorchTrainer:
         shard_rows: Sequence[int],
     ) -> None:
         task = bind_new(
-            self._build(config_id), probe.layout, self._scratch(probe.layout), self.device
+            self._build(config_id),
+            probe.layout,
+            scratch_home(self.device, probe.layout),
+            self.device,
         )
         self._make_ready(task)
         batch = self._first_batch(task, rows)
@@ -367,12 +406,12 @@ class TorchTrainer:
     def _rehearse(
         self, config_id: int, layout: Layout, start: Arena, rest: bytes, batch: Batch, *, lean: bool
     ) -> Rehearsal:
-        home = self._scratch(layout, start)
+        home = scratch_home(self.device, layout, start)
         task, _ = bind(lambda: self._build(config_id, lean=lean), layout, home, rest, lean=lean)
         self._make_ready(task)
         self._step(task, batch)
         rest = settle(task, layout, home, device=self.device)
-        arena = self._bytes(home, layout)
+        arena = bytes_of(home, layout)
         try:
             # Metrics and transforms may hold tensors of their own, which a lean build empties.
             found = evaluate(task, InMemory(batch), device=self.device)
@@ -386,21 +425,6 @@ class TorchTrainer:
             # A metric may well want more than a batch.
             where = "" if metric is None else f"metric '{metric}' raised "
             return Rehearsal(arena, rest, {}, where + said(error))
-
-    def _scratch(self, layout: Layout, start: Arena | None = None) -> Home:
-        """Return memory for a state that no visit is made with, with the bytes of `start` or 0."""
-        host = torch.zeros(layout.nbytes, dtype=torch.uint8)
-        if start is not None:
-            host.copy_(torch.from_numpy(start))
-        memory = self.device.memory
-        return Home(host if memory is None else memory.empty(layout.nbytes).copy_(host), host)
-
-    def _bytes(self, home: Home, layout: Layout) -> Arena:
-        """Return a copy of a state's bytes, on the host."""
-        found = home.host.clone()
-        size = layout.device_nbytes
-        found[:size] = home.device[:size].cpu()
-        return found.numpy()
 
     def _first_batch(self, task: Task, rows: Rows) -> Batch:
         order = np.arange(min(task.batch_size, rows.rows))
@@ -467,15 +491,6 @@ class TorchTrainer:
             home=home,
             staging=self.staging,
         )
-
-
-def said(error: BaseException) -> str:
-    """Return what kind of error it is, and the first line of what it says."""
-    text = str(error).splitlines()
-    found = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    if "use_deterministic_algorithms" in found:  # torch's words for an operation that is not
-        found += " (or allow it with device.deterministic = false)"
-    return found
 
 
 def set_threads(threads: int) -> None:

@@ -137,7 +137,7 @@ class Rank:
             self.queue.start()
             if position in self._reserved:
                 self._reserved.remove(position)
-                state = State(visit.config_id)
+                state = self._world.new_state(stop)
             else:
                 state = self.arrived.pop(position)
         else:
@@ -204,6 +204,8 @@ class World:
         """Of each visit that was made, by (config, step): what its state had seen before it."""
         self.truth: dict[int, Past] = {}
         """What the state of each config has to be; whoever lets copies be made changes it."""
+        self.disk: dict[tuple[int, int], Past] = {}
+        """States in files, by (config, step)."""
         self.busy_s = 0.0
         self._training: set[int] = set()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -248,6 +250,15 @@ class World:
         return float(self.rng.exponential()) * self._mean_s if self.is_late else 0.0
 
     # What ranks do.
+
+    def new_state(self, stop: Stop) -> State:
+        """Return the state of a visit that none is kept for, and none comes for."""
+        visit = stop.visit
+        if stop.loads is None:
+            assert stop.creates
+            return State(visit.config_id)
+        assert not stop.creates
+        return State(visit.config_id, self.disk[stop.loads, visit.step])
 
     def train(self, rank: Rank, stop: Stop, state: State) -> None:
         visit, config_id = stop.visit, stop.visit.config_id

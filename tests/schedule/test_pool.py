@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from obeying import Made, World
+from obeying import Made, Past, World
 from schedule_cases import Case, cases, some_costs
 
 from mophpc.schedule import check_plan
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.timeout(60)
 
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 """What happens depends on a seed, so that a case does not become simpler."""
+
+Pasts: TypeAlias = dict[tuple[int, int], Past]
 
 MOST_VAIN = 20
 """Rounds in which nothing happens until ranks are taken to wait for ever."""
@@ -39,6 +42,8 @@ class Run:
     cuts_fresh: bool = False
     """Whether a copy may be made to wait before it has made a visit, and be copied itself."""
     copied: int = 0
+    copied_at: dict[int, int] = field(default_factory=dict)
+    """By config: the step for which it got its last copy."""
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,6 +187,7 @@ class Run:
         pasts = {c: self.world.truth[source] for c, source in pairs}
         forks = self.pool.copy(pairs)
         self.copied += len(forks)
+        self.copied_at |= {fork.config_id: fork.step for fork in forks}
         assert [fork.config_id for fork in forks] == [c for c, _ in pairs]
         assert {fork.step for fork in forks} <= {made * self.case.num_shards}
         self.world.truth |= pasts
@@ -191,12 +197,16 @@ class Run:
             self.fresh.add(config_id)
 
 
-def pasts_of(plan: Plan) -> dict[tuple[int, int], tuple[str, ...]]:
+def pasts_of(plan: Plan, disk: Pasts) -> Pasts:
     """Return what the state of each visit has seen before it, by what a plan says."""
     visits = {(v.config_id, v.step): v for v in plan.visits()}
     forks = {(fork.config_id, fork.step): fork.source for fork in plan.forks}
-    found: dict[tuple[int, int], tuple[str, ...]] = {}
+    brought = {(one.config_id, one.step): one.source for one in plan.brought}
+    found: Pasts = {}
     for config_id, step in sorted(visits, key=lambda key: key[1]):
+        if (source := brought.get((config_id, step))) is not None:
+            found[config_id, step] = disk[source, step]
+            continue
         before = (forks.get((config_id, step), config_id), step - 1)
         found[config_id, step] = (*found[before], str(visits[before])) if step else ()
     return found
@@ -208,7 +218,7 @@ def check_end(made: Run) -> Plan:
     check_plan(plan)
     told = tuple(tuple(stop.visit for stop in rank.stops) for rank in world.ranks)
     assert plan.visits_by_rank == told
-    assert world.pasts == pasts_of(plan)
+    assert world.pasts == pasts_of(plan, world.disk)
     assert not made.pool.due(world.now_s + 1e9)
     assert made.pool.training == 0
     for rank in world.ranks:

@@ -1,0 +1,35 @@
+"""What is asked of a run besides its experiment, and what rank 0 alone knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mophpc.run.lock import Lock
+from mophpc.run.resume import Resumption
+from mophpc.run.searching import Searching
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for, besides the experiment."""
+
+    replay: Path | None = None
+    """The `plan.json` of an earlier run, to be walked again."""
+    resume: bool = False
+    """Whether the run that the folder holds goes on, if it holds one."""
+
+
+PLAIN = Wanted()
+"""A new run, planned."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What rank 0 keeps to itself."""
+
+    search: Searching = field(default_factory=Searching)
+    resumption: Resumption | None = None
+    """Of a run that goes on."""
+    lock: Lock | None = None
+    """Of the run folder."""
