@@ -67,7 +67,8 @@ def list_states(folder: Path) -> list[State]:
 
     They are whole unless they were damaged later, which `check_state` finds.
     """
-    return [(step, path) for (step, _), path in sorted(_matching(folder, _MANIFEST))]
+    found = sorted(_matching(folder, _MANIFEST, _names(folder)))
+    return [(step, path) for (step, _), path in found]
 
 
 def prune(folder: Path, keep: int = 2, *, scratch_age_s: float = SCRATCH_AGE_S) -> None:
@@ -80,17 +81,22 @@ def prune(folder: Path, keep: int = 2, *, scratch_age_s: float = SCRATCH_AGE_S) 
         keep: states that stay.
         scratch_age_s: scratch files stay unless they are older than the newest state by so much.
     """
-    complete = [(key, path) for key, path in sorted(_matching(folder, _MANIFEST)) if _has_all(path)]
+    names = _names(folder)  # once: what is written from now on stays
+    manifests, tensors, scratch = (
+        sorted(_matching(folder, pattern, names)) for pattern in (_MANIFEST, _TENSORS, _SCRATCH)
+    )
+    complete = [(key, path) for key, path in manifests if _has_tensors(path)]
     if not complete:
         return
-    kept = {path.stem for _, path in complete[-max(1, keep) :]}
-    newest, last = complete[-1]
+    (oldest, _), (newest, last) = complete[-max(1, keep) :][0], complete[-1]
     # Manifests first: what has lost its tensors must not look whole.
-    for pattern in (_MANIFEST, _TENSORS):
-        for key, path in list(_matching(folder, pattern)):
-            if key < newest and path.stem not in kept:
-                _remove(path)
-    for _, path in list(_matching(folder, _SCRATCH)):
+    for key, path in manifests:
+        if key < oldest or (key < newest and not _has_tensors(path)):
+            _remove(path)
+    for key, path in tensors:
+        if key < oldest:  # the manifest of a newer one may be about to be written
+            _remove(path)
+    for _, path in scratch:
         with suppress(OSError):  # as the file server's clock says, whose clock may be another
             if path.stat().st_mtime <= last.stat().st_mtime - scratch_age_s:
                 _remove(path)
@@ -263,20 +269,25 @@ def _from_plain(value: Any) -> Any:
     return value
 
 
-def _matching(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[tuple[int, int], Path]]:
-    """Yield ((visits made, batches trained), path) of the files whose names match."""
+def _names(folder: Path) -> list[str]:
     try:
-        names = os.listdir(folder)
+        return os.listdir(folder)
     except FileNotFoundError:
-        return
+        return []
+
+
+def _matching(
+    folder: Path, pattern: re.Pattern[str], names: list[str]
+) -> Iterator[tuple[tuple[int, int], Path]]:
+    """Yield ((visits made, batches trained), path) of the names that match."""
     for name in names:
         found = pattern.fullmatch(name)
         if found is not None:
             yield (int(found[1]), int(found[2] or 0)), folder / name
 
 
-def _has_all(manifest: Path) -> bool:
-    return manifest.with_suffix(".safetensors").is_file() and manifest.is_file()
+def _has_tensors(manifest: Path) -> bool:
+    return manifest.with_suffix(".safetensors").is_file()
 
 
 def _remove(path: Path) -> None:

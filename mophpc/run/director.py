@@ -235,6 +235,8 @@ class Director:
         for config_id, member in enumerate(self.pool.members):
             number = self._numbers.get(config_id)
             if member.is_over:
+                if config_id not in finals:
+                    self._end_again(config_id)
                 if number is not None and number not in over:
                     status = finals[config_id]["status"] if config_id in finals else "stopped"
                     epochs = self.epochs_of(config_id)
@@ -243,6 +245,14 @@ class Director:
                     self._inbox.append(self._result(config_id, epochs, score, is_over=True))
             elif member.goal > 0 and self.pool.waits(config_id):
                 self._reached(config_id)
+
+    def _end_again(self, config_id: int) -> None:
+        """See to a config that was to end when the run was cut off."""
+        if self.pool.is_in_file(config_id):
+            self.retire(config_id)
+        elif self.pool.members[config_id].made == 0 and self.pool.rank_of(config_id) < 0:
+            final = {"status": "stopped", "steps": 0, "state_sha256": ""}
+            self._report({"kind": "final", "config": config_id, **final})
 
     def _call_again(self, call: Record) -> None:
         assert self._method is not None

@@ -148,6 +148,9 @@ class Trainer(Protocol):
             ExperimentError: it does not.
         """
 
+    def is_copy(self, config_id: int, step: int, /) -> bool:
+        """Return whether a config's state before this visit is a copy of another's."""
+
     def change(self, session: Any, config_id: int, step: int, /) -> None:
         """Change a state that was copied, before its first visit, to other hyperparameters."""
 
@@ -179,8 +182,10 @@ class Trainer(Protocol):
     ) -> StateCopy:
         """Copy a whole state that a session released, with its cursor or None."""
 
-    def load(self, config_id: int, manifest: Path, arena: Buffer, /) -> tuple[bytes, Any, Any]:
-        """Read a state into its arena; return its rest, its cursor or None, and its facts.
+    def load(
+        self, config_id: int, manifest: Path, arena: Buffer, whose: int, /
+    ) -> tuple[bytes, Any, Any]:
+        """Read a state of the config `whose`; return its rest, its cursor or None, and its facts.
 
         Raises:
             StateError: it is damaged, or another config's.

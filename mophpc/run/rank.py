@@ -176,6 +176,9 @@ class RankProgram:
         if stop.loads is not None:
             cursor = self._load(parcel, self._at.configs[stop.loads])
             start_s = events.now()
+        elif trainer.is_copy(visit.config_id, visit.step):
+            # What it is a copy of goes on, and may be gone when the run is cut off.
+            self._keep_state(visit, visit.step, parcel, {"copied": True})
         if stop.creates and cursor is None:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
@@ -195,8 +198,10 @@ class RankProgram:
             self._save(session, visit, metrics, ends=ends)
         saved_s = events.now()
         parcel.rest, parcel.held = session.release()
-        if not ends:
-            self._keep_state(visit, parcel, metrics)
+        is_due = self._at.states.is_due(visit.config_id, ends_epoch=metrics is not None)
+        if is_due and not ends:
+            known = {} if metrics is None else {"metrics": metrics}
+            self._keep_state(visit, visit.step + 1, parcel, known)
         # Evaluation and saving lie between training and release; the visit is the other two.
         eval_s = evaluated_s - trained_s
         end_s = events.now() - (saved_s - trained_s)
@@ -238,7 +243,9 @@ class RankProgram:
             self._at.trainer.turn_to(config_id, step)
             for path in paths:
                 try:
-                    parcel.rest, cursor, _ = self._at.trainer.load(config_id, path, parcel.arena)
+                    parcel.rest, cursor, _ = self._at.trainer.load(
+                        config_id, path, parcel.arena, whose.config_id
+                    )
                 except StateError as error:
                     if path == paths[-1]:
                         raise
@@ -247,18 +254,18 @@ class RankProgram:
                     return cursor
         raise StateError(f"config {whose.name} has no state for its visit {step} any more")
 
-    def _keep_state(self, visit: Visit, parcel: Parcel, metrics: dict[str, float] | None) -> None:
+    def _keep_state(
+        self, visit: Visit, step: int, parcel: Parcel, facts: Mapping[str, Any]
+    ) -> None:
         """Have the state written from which the config goes on if the run is cut off."""
         states, config = self._at.states, self._at.configs[visit.config_id]
-        due = states.is_due(visit.config_id, ends_epoch=metrics is not None)
-        if not due or not states.has_room:
+        if not states.has_room:
             return
         begin_s = self._at.events.now()
         copy = self._at.trainer.state_copy(
             visit.config_id, parcel.arena, parcel.rest, parcel.held, None
         )
-        facts = {} if metrics is None else {"metrics": metrics}
-        states.keep(config, visit.step + 1, copy, facts)
+        states.keep(config, step, copy, facts)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
 
     def _end_epoch(self, session: Session, visit: Visit) -> dict[str, float]:

@@ -41,6 +41,11 @@ class Resumption:
     """Of configs that have ended, and whose weights are there."""
     steps: list[int] = field(default_factory=list)
     """By config_id: the visit that its newest state is ready for; 0: initial weights."""
+    sources: dict[int, int] = field(default_factory=dict)
+    """By config_id: the config of whose state it gets a copy that it has not got yet."""
+
+    _copied: set[tuple[int, int]] = field(default_factory=set)
+    """(config, step) of states that are copies of others'."""
 
     def take_states(self, states: Sequence[Sequence[Any]]) -> None:
         """Take over which states are sound.
@@ -50,13 +55,39 @@ class Resumption:
         """
         if not self.steps:
             self.steps = [0] * len(self.told.configs)
-        for config_id, step, facts in states:
+        for config_id, step, found in states:
             self.steps[config_id] = step
-            metrics = facts.get("metrics") if isinstance(facts, dict) else None
+            facts = found if isinstance(found, dict) else {}
+            if facts.get("copied"):
+                self._copied.add((config_id, step))
+            metrics = facts.get("metrics")
             if metrics and step % self.num_shards == 0:  # rank 0 may not have heard of them
                 self.metrics.setdefault((config_id, step // self.num_shards - 1), metrics)
         for config_id, final in self.finals.items():
             self.steps[config_id] = final["steps"]
+
+    def find_copies(self, folder: RunFolder) -> None:
+        """Find the states of which copies were decided on, and not made before the run was cut off.
+
+        Raises:
+            RunFolderError: one is not there any more.
+        """
+        last = {news["config_id"]: news for news in self.told.changes}
+        for config_id, news in last.items():
+            source, step = news["like"], news["step"]
+            newest = self.steps[config_id]
+            is_there = newest > step or (config_id, step) in self._copied
+            if is_there or config_id in self.finals:
+                continue
+            name, values = self.told.configs[source]
+            made = list_states(folder.states(Config(source, values, name)))
+            if not any(_is_sound(path) for at, path in made if at == step):
+                raise RunFolderError(
+                    f"'{folder.path}' cannot go on: {self.told.configs[config_id][0]} was to get a "
+                    f"copy of the state of {name} after {step // self.num_shards} epochs, and "
+                    f"there is no sound file of that state; begin a new run"
+                )
+            self.sources[config_id], self.steps[config_id] = source, step
 
     def standings(self) -> list[Standing]:
         """Return where every config stands."""
@@ -72,7 +103,8 @@ class Resumption:
         promised: list[int] = []
         while (visit := visits.get(step + len(promised))) is not None:
             promised.append(visit.shard)
-        found = Standing(step=step, promised=tuple(promised), done=done)
+        source = self.sources.get(config_id)
+        found = Standing(step=step, promised=tuple(promised), done=done, source=source)
         goal = self.told.goals.get(config_id)
         return found if goal is None else replace(found, end=goal.end, is_over=goal.is_over)
 
@@ -171,6 +203,14 @@ def read_final(folder: RunFolder, config: Config, journalled: Record | None) -> 
     if not folder.weights(config).is_file():
         return None
     return {"kind": "final", "config": config.config_id} | facts
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        check_state(path)
+    except (StateError, RunFolderError, OSError):
+        return False
+    return True
 
 
 def sound_states(

@@ -153,6 +153,8 @@ def find_states(
             for text in damaged:
                 rooms.view.note(f"note: {text}; the state before it is used")
             known.resumption.take_states(states)
+    resumption = known.resumption
+    group.attempt(lambda: None if resumption is None else resumption.find_copies(rooms.folder))
 
 
 def _lay_out(

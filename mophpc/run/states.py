@@ -55,8 +55,8 @@ class StateKeeper:
 
     @property
     def has_room(self) -> bool:
-        """Whether a state would be written soon; else it is not worth a copy."""
-        return self._writer.has_room
+        """Whether a state would be written, and soon; else it is not worth a copy."""
+        return self._when != "off" and self._writer.has_room
 
     def keep(self, config: Config, step: int, copy: StateCopy, facts: Mapping[str, Any]) -> None:
         """Write a state, soon.

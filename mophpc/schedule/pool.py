@@ -11,7 +11,7 @@ This is pure, and quick enough for the thread that talks to the ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,10 @@ import numpy as np
 from mophpc.errors import PlanError
 from mophpc.schedule.ahead import Market
 from mophpc.schedule.costs import CostModel, Costs
+from mophpc.schedule.member import Member
 from mophpc.schedule.orders import END, Orders, Promises, join
 from mophpc.schedule.plan import Fork, Plan, Visit
-from mophpc.schedule.resume import Standing, catch_up, seen_then
+from mophpc.schedule.resume import Owed, Standing, catch_up, shards_left
 from mophpc.schedule.stays import visits_of
 from mophpc.schedule.underway import Observed, Underway
 from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, least_arenas
@@ -41,23 +42,6 @@ LEAST_GAP = 0.25
 
 PLANNING_SHARE = 0.05
 """... and so far that planning takes no more than this share."""
-
-
-@dataclass(slots=True)
-class Member:
-    """A config in the pool; steps are counted from the config's beginning."""
-
-    begin: int
-    """Its first step: 0, or where its state was, or that of which it is a copy."""
-    goal: int
-    """It waits before this step."""
-    made: int
-    """The first step that it has not made."""
-    then: int = 0
-    """Epochs that may well follow."""
-    is_laid_out: bool = True
-    """Whether the size of its state is known; its first stay finds out."""
-    is_over: bool = False
 
 
 class Pool:
@@ -83,7 +67,10 @@ class Pool:
         self._copies = [0] * plan.num_ranks  # made on each rank
         self._max_arenas = -(-plan.num_configs // plan.num_ranks) + SPARE_ARENAS
         self._is_closed = self._has_told_all = False
-        self._held: list[Orders] = []  # to be told with what is promised first
+        self._held: list[Orders] = []  # to be told with what is promised next
+        self._owed = Owed()
+        self._owes_more = False  # that can be told now
+        self._ending: set[int] = set()  # configs that end when they have made what is owed
         self._is_urgent = True
         self._last_s = self._took_s = 0.0
         self._mean_s = 0.0
@@ -114,33 +101,29 @@ class Pool:
         costs: Costs,
         standings: Sequence[Standing],
         *,
+        forks: Sequence[Fork] = (),
         lookahead: int = LOOKAHEAD,
         now_s: float = 0.0,
     ) -> Pool:
         """Return a pool in which configs go on from where they stand.
 
         What was promised to them is promised again, and told first. The goal of each is the end of
-        the epoch that it comes to by that.
-
-        Args:
-            plan: its sizes and owners; its visits are not looked at.
-            costs: what the configs are thought to cost.
-            standings: by config.
-            lookahead: how many visits of a rank may have an arena before they start.
-            now_s: seconds since the run's start.
+        the epoch that it comes to by that. The arguments are those of `catch_up`.
 
         Raises:
             PlanError: there is not one standing for each config, or one is not possible.
         """
-        visits = catch_up(standings, plan, costs, now_s)
+        visits = catch_up(standings, plan, costs, now_s, forks)
         pool = cls(plan, costs, lookahead=lookahead)
         for config_id, standing in enumerate(standings):
             pool._promises.ends_at(config_id, standing.end_in(plan))
             if standing.step > 0:
                 begin = (standing.at, standing.source, standing.done)
                 pool._promises.bring(config_id, standing.step, *begin)
-        if visits:
-            pool._held = pool._tell(visits, is_last=False)
+            pool.members[config_id].made = standing.step
+        pool._owed = Owed(visits, forks)
+        pool._copy_owed()
+        pool._hold_owed()
         own: list[list[Visit]] = [[] for _ in standings]
         for visit in visits:
             own[visit.config_id].append(visit)
@@ -150,16 +133,13 @@ class Pool:
 
     def _stand(self, config_id: int, standing: Standing, visits: Sequence[Visit]) -> None:
         """Take where a config stands after visits that are promised already."""
-        num_shards, begin = self._plan.num_shards, standing.step
-        seen, step = seen_then(standing, visits, num_shards), begin + len(visits)
-        end = standing.end_in(self._plan)
-        goal = max(step, min(end, -(-step // num_shards) * num_shards))
-        self.members[config_id] = Member(begin, goal, begin)
-        self._todo[config_id] = np.array([seen.isdisjoint(own) for own in self._shards])
-        if standing.is_over and visits:
+        self.members[config_id] = member = Member.of(standing, len(visits), self._plan)
+        left = shards_left(standing, visits, self._plan.num_shards)
+        self._todo[config_id] = np.array([left.issuperset(own) for own in self._shards])
+        if standing.is_over and (visits or config_id in self._owed.configs):
             self.end(config_id)
-        elif standing.is_over or begin >= end:
-            self.members[config_id].is_over = True
+        elif standing.is_over or member.is_over:
+            member.is_over = True
             self._model.drop(config_id)
 
     def begin(self, now_s: float = 0.0) -> None:
@@ -197,6 +177,7 @@ class Pool:
         followed by a visit and the plan has it.
         """
         step = self._promises.step_of(config_id) + self._promises.is_copy(config_id)
+        step = max(step, self._owed.step_of(config_id))
         return -(-step // self._plan.num_shards)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> list[Fork]:
@@ -207,6 +188,8 @@ class Pool:
         """
         if not pairs:
             return []
+        if not self._owed.configs.isdisjoint(config_id for pair in pairs for config_id in pair):
+            raise PlanError(f"copies {pairs} are to be made of what has not caught up yet")
         made = [self.members[source].made for _, source in pairs]
         forks = self._promises.copy(pairs)
         for (config_id, source), step in zip(pairs, made, strict=True):
@@ -217,12 +200,39 @@ class Pool:
             member.is_laid_out = True
             self._underway.copy(config_id, source)
             self._todo[config_id] = np.ones(self._plan.num_ranks, np.bool_)
+        self._count(forks)
+        return forks
+
+    def _count(self, forks: Sequence[Fork]) -> None:
+        """Take copies that are made; one of a state in a file is none, but is read from there."""
         for fork in forks:
+            if (rank := self._promises.rank_of(fork.config_id)) >= 0:
+                self._copies[rank] += 1
             if not self._promises.is_brought(fork.config_id):
-                self._copies[self._promises.rank_of(fork.config_id)] += 1
                 self._forks.append(fork)
         self._is_urgent = True
-        return forks
+
+    def _copy_owed(self) -> None:
+        """Make the copies again that can be made."""
+        pairs = [
+            (fork.config_id, fork.source)
+            for fork in self._owed.take_forks([member.made for member in self.members])
+        ]
+        if pairs:
+            self._owes_more = True
+            self._count(self._promises.copy(pairs))
+            for config_id, source in pairs:
+                self._underway.copy(config_id, source)
+
+    def _hold_owed(self) -> None:
+        """Promise what is owed and waits for no copy; it is told with the next orders."""
+        self._owes_more = False
+        if visits := self._owed.take_visits():
+            orders = self._tell(visits, is_last=False)
+            self._held = join(self._held, orders) if self._held else orders
+        for config_id in sorted(self._ending - self._owed.configs):
+            self._ending.remove(config_id)
+            self._close(config_id)
 
     def lay_out(self, config_id: int) -> None:
         """The size of a config's state is known."""
@@ -233,10 +243,15 @@ class Pool:
         """Let a config end: at once where it waits, else when it has made what is promised."""
         member = self.members[config_id]
         if not member.is_over:
-            member.is_over = True
-            if not self._promises.is_finished(config_id):
-                self._promises.close(config_id, END)
-            self._is_urgent = True
+            member.is_over = self._is_urgent = True
+            if config_id in self._owed.configs:
+                self._ending.add(config_id)
+            else:
+                self._close(config_id)
+
+    def _close(self, config_id: int) -> None:
+        if not self._promises.is_finished(config_id):
+            self._promises.close(config_id, END)
 
     def close(self) -> None:
         """Nothing more will be decided."""
@@ -258,7 +273,8 @@ class Pool:
         """Visits that are made or are to be made, by all that is decided."""
         step_of = self._promises.step_of
         return sum(
-            max(step_of(c), 0 if member.is_over else member.goal) - member.begin
+            max(step_of(c), self._owed.step_of(c), 0 if member.is_over else member.goal)
+            - member.begin
             for c, member in enumerate(self.members)
         )
 
@@ -287,7 +303,11 @@ class Pool:
     def waits(self, config_id: int) -> bool:
         """Whether a config has made all that it is to make until somebody decides."""
         member = self.members[config_id]
-        return not member.is_over and member.made >= member.goal
+        return (
+            not member.is_over
+            and member.made >= member.goal
+            and config_id not in self._owed.configs
+        )
 
     @property
     def training(self) -> int:
@@ -306,6 +326,8 @@ class Pool:
         # Ranks report by themselves: an earlier visit may be heard of later.
         member = self.members[seen.config_id]
         member.made = max(member.made, seen.step + 1)
+        if self._owed:
+            self._copy_owed()
 
     def took(self, planning_s: float) -> None:
         """Take how long planning took, so that it is not done too often."""
@@ -315,7 +337,7 @@ class Pool:
         """Return whether the ranks should be told more now."""
         if self._has_told_all:
             return False
-        if self._held:
+        if self._held or self._owes_more:
             return True
         since_s = now_s - self._last_s
         if self._is_closed and self._is_urgent:
@@ -341,6 +363,8 @@ class Pool:
     def _limit(self, config_id: int) -> int:
         """Return the step up to which a config's visits may be promised now."""
         member = self.members[config_id]
+        if config_id in self._owed.configs:
+            return 0
         if member.is_laid_out:
             return member.goal
         return min(member.goal, 1)  # its first stay, wherever that is
@@ -365,6 +389,7 @@ class Pool:
         """
         self._is_urgent, self._last_s = False, now_s
         self.count += 1
+        self._hold_owed()
         costs = self._model.costs()
         order, starts = self._market(costs, now_s)
         visits = visits_of(order, starts, costs.visit_s, self._shards, self._promises.step_of)
@@ -389,7 +414,7 @@ class Pool:
 
     def _has_more_after(self, visits: Sequence[Visit]) -> bool:
         told = {visit.config_id: visit.step + 1 for visit in visits}
-        return any(
+        return bool(self._owed) or any(
             not member.is_over and told.get(c, self._promises.step_of(c)) < member.goal
             for c, member in enumerate(self.members)
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mophpc.schedule.costs import Costs
-    from mophpc.schedule.plan import Plan
+    from mophpc.schedule.plan import Fork, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Standing:
         return self.promised[: max(0, self.end_in(plan) - self.step)]
 
 
-def check_standings(standings: Sequence[Standing], plan: Plan) -> None:
-    """Check that configs can stand so.
+def check_standings(standings: Sequence[Standing], plan: Plan, forks: Sequence[Fork] = ()) -> None:
+    """Check that configs can stand so, with copies still to be made.
 
     Raises:
         PlanError: there is not one standing for each config of the plan, or one is not possible.
@@ -62,6 +62,14 @@ def check_standings(standings: Sequence[Standing], plan: Plan) -> None:
     for config_id, own in enumerate(standings):
         if (why := _wrong(own, plan)) is not None:
             raise PlanError(f"config {config_id} cannot go on from step {own.step}: {why}")
+    then = [own.step + len(own.promised_in(plan)) for own in standings]
+    for fork in forks:
+        for config_id in (fork.config_id, fork.source):
+            known = 0 <= config_id < len(standings)
+            if not (known and standings[config_id].step <= fork.step <= then[config_id]):
+                raise PlanError(f"config {config_id} does not come to the copy at step {fork.step}")
+        if fork.step % plan.num_shards or fork.step == 0:
+            raise PlanError(f"a copy at step {fork.step} is not made between epochs")
 
 
 def _wrong(own: Standing, plan: Plan) -> str | None:
@@ -84,18 +92,86 @@ def _wrong(own: Standing, plan: Plan) -> str | None:
     return None
 
 
-def seen_then(standing: Standing, visits: Iterable[Visit], num_shards: int) -> set[int]:
-    """Return the shards of a config's current epoch that are done after its further visits."""
+def shards_left(standing: Standing, visits: Iterable[Visit], num_shards: int) -> set[int]:
+    """Return the shards that a config has left of its epoch after its further visits."""
     seen = set(standing.done)
     for visit in visits:
         seen.add(visit.shard)
         if len(seen) == num_shards:
             seen.clear()
-    return seen
+    return set(range(num_shards)) - seen
+
+
+class Owed:
+    """What configs are to do again before anything else, as far as it is not begun.
+
+    No visit after a copy is told before the copy is made, neither of the config that gets it nor of
+    the source: as when they were first made.
+
+    Args:
+        visits: each rank's and each config's in order.
+        forks: copies among them.
+    """
+
+    def __init__(self, visits: Sequence[Visit] = (), forks: Sequence[Fork] = ()) -> None:
+        self._visits = list(visits)
+        self._forks = list(forks)
+        self.configs: set[int] = set()
+        """Those that have something to do of this."""
+        self._steps: dict[int, int] = {}
+        self._look()
+
+    def _look(self) -> None:
+        self._steps = {visit.config_id: visit.step + 1 for visit in self._visits}
+        self.configs = {c for fork in self._forks for c in (fork.config_id, fork.source)}
+        self.configs.update(self._steps)
+
+    def __bool__(self) -> bool:
+        return bool(self._visits or self._forks)
+
+    def step_of(self, config_id: int) -> int:
+        """Return the step after all that a config is to do of this; 0 if it is nothing."""
+        return self._steps.get(config_id, 0)
+
+    def take_forks(self, made: Sequence[int]) -> list[Fork]:
+        """Return, once, copies that can be made together, all those that were not before.
+
+        Args:
+            made: by config, the first step that it has not made.
+        """
+        ready = [f for f in self._forks if made[f.source] == f.step == made[f.config_id]]
+        while True:
+            # A state that others still have to be copied from is not replaced.
+            wanted = {(f.source, f.step) for f in self._forks if f not in ready}
+            able = [fork for fork in ready if (fork.config_id, fork.step) not in wanted]
+            if len(able) == len(ready):
+                self._forks = [fork for fork in self._forks if fork not in able]
+                self._look()
+                return able
+            ready = able
+
+    def take_visits(self) -> list[Visit]:
+        """Return, once, the visits that wait for no copy."""
+        from_step: dict[int, int] = {}
+        for fork in self._forks:
+            for config_id in (fork.config_id, fork.source):
+                from_step[config_id] = min(fork.step, from_step.get(config_id, fork.step))
+        able: list[Visit] = []
+        later: list[Visit] = []
+        for visit in self._visits:
+            waits = visit.step >= from_step.get(visit.config_id, visit.step + 1)
+            (later if waits else able).append(visit)
+        self._visits = later
+        self._look()
+        return able
 
 
 def catch_up(
-    standings: Sequence[Standing], plan: Plan, costs: Costs, now_s: float = 0.0
+    standings: Sequence[Standing],
+    plan: Plan,
+    costs: Costs,
+    now_s: float = 0.0,
+    forks: Sequence[Fork] = (),
 ) -> list[Visit]:
     """Return the visits to be promised at once, each rank's and each config's in order.
 
@@ -107,12 +183,14 @@ def catch_up(
         plan: its sizes and owners; its visits are not looked at.
         costs: what configs are thought to cost.
         now_s: when the first can start.
+        forks: copies that are to be made again on the way, since no state from after them is kept.
+            A config that gets one stands before it, or at it and has no need of a state.
 
     Raises:
         PlanError: there is not one standing for each config of the plan, or one is not possible.
     """
-    check_standings(standings, plan)
-    return _Scheduling(standings, plan, costs, now_s).run()
+    check_standings(standings, plan, forks)
+    return _Scheduling(standings, plan, costs, now_s, forks).run()
 
 
 @dataclass(slots=True)
@@ -124,6 +202,7 @@ class _Moving:
     """Shards of the current epoch."""
     promised: deque[int]
     is_over: bool
+    """It makes what is promised and no more."""
     at: int
     work_s: float = 0.0
     """Of all that it has to do, also later."""
@@ -135,7 +214,12 @@ class _Scheduling:
     """List scheduling: a rank that is free takes the config, of those there, with most to do."""
 
     def __init__(
-        self, standings: Sequence[Standing], plan: Plan, costs: Costs, now_s: float
+        self,
+        standings: Sequence[Standing],
+        plan: Plan,
+        costs: Costs,
+        now_s: float,
+        forks: Sequence[Fork],
     ) -> None:
         self._plan = plan
         self._shards = [plan.shards_of(rank) for rank in range(plan.num_ranks)]
@@ -146,7 +230,7 @@ class _Scheduling:
                 step=own.step,
                 seen=set(own.done),
                 promised=deque(own.promised_in(plan)),
-                is_over=own.is_over,
+                is_over=own.is_over or own.step + len(own.promised_in(plan)) >= own.end_in(plan),
                 at=own.at,
             )
             for own in standings
@@ -159,6 +243,8 @@ class _Scheduling:
         self._coming: list[list[tuple[float, int, int]]] = [[] for _ in self._shards]
         self._there: list[list[tuple[float, int, int]]] = [[] for _ in self._shards]
         self._now_s = now_s
+        self._sources = {(fork.config_id, fork.step): fork.source for fork in forks}
+        self._waiting: dict[tuple[int, int], list[int]] = {}  # by (source, step) of a copy
 
     def _work_s(self, config_id: int, own: Standing) -> float:
         num_shards = self._plan.num_shards
@@ -193,6 +279,12 @@ class _Scheduling:
     def _offer(self, config_id: int, ready_s: float) -> None:
         """Let the ranks know that a config can make its next visit."""
         one = self._configs[config_id]
+        source = self._sources.pop((config_id, one.step), None)
+        if source is not None:
+            one.at = self._configs[source].at
+            if self._configs[source].step < one.step:
+                self._waiting.setdefault((source, one.step), []).append(config_id)
+                return
         for rank in self._ranks(one):
             at_s = ready_s if one.at in (-1, rank) else ready_s + self._hop_s[config_id]
             heapq.heappush(self._coming[rank], (at_s, config_id, one.step))
@@ -231,4 +323,7 @@ class _Scheduling:
         self._free_s[rank] = end_s
         heapq.heappush(self._events, (end_s, rank))
         self._offer(config_id, end_s)
+        for copy in self._waiting.pop((config_id, one.step), ()):
+            self._configs[copy].at = rank
+            self._offer(copy, end_s)
         return visit

@@ -47,7 +47,10 @@ def format_plan(
     if epoch is not None and not 0 <= epoch < plan.num_epochs:
         raise ValueError(f"there is no epoch {epoch}; the plan has {plan.num_epochs}")
     grid = _grid(plan)
-    shown = range(plan.num_epochs) if epoch is None else (epoch,)
+    made = np.unique(grid.epoch[grid.epoch >= 0]).tolist()  # a plan may begin with later ones
+    if epoch is not None and epoch not in made:
+        return f"epoch {epoch}: no visits in this plan"
+    shown = made if epoch is None else [epoch]
     blocks = [_block(plan, grid, one, max_width, max_rows) for one in shown]
     if names is not None:
         width = len(str(len(names) - 1))

@@ -155,6 +155,8 @@ def settle(
             raise StateError(f"tensor '{name}' has no data")
         slot, address = known.get(name), tensor.data_ptr()
         fits = slot is not None and slot.fits(tensor)
+        if fits and not tensor.numel():
+            continue  # and the tensor behind it has the same offset
         # Tied in the layout and no longer: the place is the first one's.
         if slot is not None and fits and tenants.setdefault(slot.offset, address) == address:
             if address == places[name].data_ptr():

@@ -34,7 +34,6 @@ from mophpc.train.arena import Arena, Layout, Slot, extent, views
 from mophpc.train.bind import unpack
 from mophpc.train.cursor import Cursor
 from mophpc.train.rest import pack, read_template
-from mophpc.train.rest import unpack as rest_of
 from mophpc.train.tree import Tensors, dtype_name, dtype_of
 
 _CODES = {
@@ -113,10 +112,10 @@ class StateCopy:
             StateError: `rest` is not one of the layout.
         """
         path = self.manifest(folder, step)
-        tensors, _ = unpack(self._layout, self._arena, self._rest)
-        rest, _ = rest_of(self._rest, self._layout.template)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors, rest = unpack(self._layout, self._arena, self._rest)
+        late = rest["late"]
         rest = {key: value for key, value in rest.items() if key != "late"}
-        late = rest_of(self._rest, self._layout.template)[0]["late"]
         cursor = self._cursor
         tensors = tensors | (cursor.tensors if cursor else {})
         target = path.with_suffix(".safetensors")

@@ -127,6 +127,10 @@ class TorchTrainer:
                     f"copied it is {slots.get(tensor_name, 'not there')}"
                 )
 
+    def is_copy(self, config_id: int, step: int) -> bool:
+        """Return whether a config's state before this visit is a copy of another's."""
+        return self._before(config_id, step) is not None
+
     def change(self, session: Session, config_id: int, step: int) -> None:
         """Change the optimizer of a state that was copied, before its first visit.
 
@@ -273,9 +277,15 @@ class TorchTrainer:
         return StateCopy(layout, arena[:size], rest, name=name, config_id=config_id, cursor=cursor)
 
     def load(
-        self, config_id: int, manifest: Path, arena: Arena
+        self, config_id: int, manifest: Path, arena: Arena, whose: int | None = None
     ) -> tuple[bytes, Cursor | None, Any]:
         """Read a state into its arena; return its rest, its place in a visit, and its facts.
+
+        Args:
+            config_id: the config that goes on with it.
+            manifest: of the state.
+            arena: takes its bytes.
+            whose: the config whose state it is, where that is another.
 
         Raises:
             StateError: the state is damaged or another config's; the message names the file.
@@ -283,7 +293,7 @@ class TorchTrainer:
         """
         layout = self._roster.probe(config_id).layout
         found = read_state(manifest, layout, arena[: layout.nbytes])
-        if found.config_id != config_id:
+        if found.config_id != (config_id if whose is None else whose):
             raise StateError(f"state '{manifest}' is one of config {found.config}")
         return found.rest, found.cursor, found.facts
 

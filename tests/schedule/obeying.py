@@ -217,7 +217,11 @@ class World:
         self._mean_s = float(self.visit_s.mean())
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (self.now_s + seconds, next(self._number), what))
+        self._at(self.now_s + seconds, what)
+
+    def _at(self, at_s: float, what: Callable[[], None]) -> None:
+        """Let something happen at a moment; what is for the same moment keeps its order."""
+        heapq.heappush(self._events, (at_s, next(self._number), what))
 
     def step(self) -> bool:
         """Let the next event happen; return whether there was one."""
@@ -244,7 +248,7 @@ class World:
                 self.ranks[0].tell(sent)
             elif not own.is_nothing:
                 self._told_s[rank] = at = max(self._told_s[rank], self.now_s + self._delay())
-                self.after(at - self.now_s, lambda one=sent, to=rank: self.ranks[to].tell(one))
+                self._at(at, lambda one=sent, to=rank: self.ranks[to].tell(one))
 
     def _delay(self) -> float:
         return float(self.rng.exponential()) * self._mean_s if self.is_late else 0.0
@@ -296,7 +300,7 @@ class World:
             what()
             return
         self._heard_s[rank] = at = max(self._heard_s[rank], self.now_s + self._delay())
-        self.after(at - self.now_s, what)
+        self._at(at, what)
 
     def post(self, stop: Stop, rank: Rank, position: int) -> None:
         hop = stop.receive

@@ -42,8 +42,8 @@ class Run:
     cuts_fresh: bool = False
     """Whether a copy may be made to wait before it has made a visit, and be copied itself."""
     copied: int = 0
-    copied_at: dict[int, int] = field(default_factory=dict)
-    """By config: the step for which it got its last copy."""
+    loaded_at: dict[int, int] = field(default_factory=dict)
+    """By config: the step for which it got the last copy of a state that was in a file."""
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class Run:
         pasts = {c: self.world.truth[source] for c, source in pairs}
         forks = self.pool.copy(pairs)
         self.copied += len(forks)
-        self.copied_at |= {fork.config_id: fork.step for fork in forks}
+        self.loaded_at |= {f.config_id: f.step for f in forks if f not in self.pool._forks}
         assert [fork.config_id for fork in forks] == [c for c, _ in pairs]
         assert {fork.step for fork in forks} <= {made * self.case.num_shards}
         self.world.truth |= pasts
@@ -197,7 +197,7 @@ class Run:
             self.fresh.add(config_id)
 
 
-def pasts_of(plan: Plan, disk: Pasts) -> Pasts:
+def pasts_of(plan: Plan, disk: Pasts | None = None) -> Pasts:
     """Return what the state of each visit has seen before it, by what a plan says."""
     visits = {(v.config_id, v.step): v for v in plan.visits()}
     forks = {(fork.config_id, fork.step): fork.source for fork in plan.forks}
@@ -205,6 +205,7 @@ def pasts_of(plan: Plan, disk: Pasts) -> Pasts:
     found: Pasts = {}
     for config_id, step in sorted(visits, key=lambda key: key[1]):
         if (source := brought.get((config_id, step))) is not None:
+            assert disk is not None
             found[config_id, step] = disk[source, step]
             continue
         before = (forks.get((config_id, step), config_id), step - 1)
@@ -224,6 +225,7 @@ def check_end(made: Run) -> Plan:
     for rank in world.ranks:
         assert rank.was_told_last == 1
         assert rank.queue.held == 0, "a state that nobody let go of"
+        assert not rank._copies, "a copy that was never made"
     assert made.pool.num_decided == plan.num_visits
     return plan
 
