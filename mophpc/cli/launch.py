@@ -161,7 +161,7 @@ def launch(
         options=tuple(run_options or ()),
         made_by=_command_line(context),
     )
-    _check_options(run)
+    _check_options(run, goes_on=requeue or resume or kubernetes)
     _finish(run, target, dry_run=dry_run, check=check, as_json=as_json)
 
 
@@ -219,8 +219,12 @@ def _refuse(target: str, options: Mapping[str, Any]) -> None:
             raise UserError(f"{option} is for {target}; leave it out, or give {target}")
 
 
-def _check_options(run: Run) -> None:
+def _check_options(run: Run, *, goes_on: bool) -> None:
     """Check the options that are passed on, as `mophpc run` would.
+
+    Args:
+        run: with the options.
+        goes_on: whether `--resume` may be among them.
 
     Raises:
         UserError: `launch` decides on one of them itself.
@@ -234,6 +238,11 @@ def _check_options(run: Run) -> None:
     for name, value in own.items():
         if found.params[name] != value:
             raise UserError(f"--{name} for 'mophpc run' is what launch decides; leave it out")
+    if goes_on and found.params["replay"] is not None:
+        raise UserError(
+            "--replay begins a new run, and this one is to go on from where it was stopped; leave "
+            "out --replay, or what lets it go on"
+        )
 
 
 def _command_line(context: typer.Context) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster import Cluster, start, why_not
+from cluster import Cluster, command_lines, start, why_not
 
 HERE = Path(__file__).parent
 TOML = """
@@ -73,13 +73,19 @@ class Submitted:
         words = self.cluster.command("scontrol", "--oneliner", "show", "job", self.job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, *states: str, restarts: int = 0, timeout: float = 60.0) -> dict[str, str]:
-        """Wait until the job is in one of these states, after so many restarts."""
+    def nodes(self) -> list[str]:
+        """Return where it runs or has run."""
+        found = self.facts()["NodeList"]
+        return self.cluster.command("scontrol", "show", "hostnames", found).split()
+
+    def wait_for(
+        self, *states: str, restarts: int | None = None, timeout: float = 90.0
+    ) -> dict[str, str]:
+        """Wait until the job is in one of these states, and has been restarted so often."""
         limit = time.monotonic() + timeout
         while True:
             facts = self.facts()
-            if os.environ.get("DBG"): print(time.time(), facts["JobState"], facts["Reason"], facts["SubmitTime"], facts["StartTime"], facts["EndTime"])
-            if facts["JobState"] in states and int(facts["Restarts"]) == restarts:
+            if facts["JobState"] in states and restarts in (None, int(facts["Restarts"])):
                 return facts
             if time.monotonic() > limit:
                 said = "\n".join((str(facts), self.log, self.cluster.command("sinfo", "-N")))
@@ -95,10 +101,19 @@ class Submitted:
 
     def start_again(self, restarts: int = 1) -> None:
         """Let a job that was put back start at once: Slurm waits two minutes by itself."""
-        self.wait_for("PENDING", restarts=restarts, timeout=30.0)
+        self.wait_for("PENDING", restarts=restarts, timeout=60.0)
+        # The end of the script that goes would be taken for that of the one that comes.
+        limit = time.monotonic() + 30.0
+        while self._is_on_a_node():
+            assert time.monotonic() < limit, self.log
+            time.sleep(0.05)
+        time.sleep(0.5)
         self.cluster.command("scontrol", "update", f"JobId={self.job}", "StartTime=now")
 
-    def statuses(self) -> dict[str, int]:
+    def _is_on_a_node(self) -> bool:
+        return any(words.startswith(f"slurmstepd: [{self.job}.") for _, words in command_lines())
+
+    def statuses(self) -> dict[str, tuple[str, int]]:
         """Return how each config ended, and how many epochs it has made."""
         rows = json.loads((self.run / "results.json").read_text())["configs"]
         return {row["config"]: (row["status"], row["epochs"]) for row in rows}
@@ -128,9 +143,9 @@ def submit(cluster: Cluster, store: Path, tmp_path_factory: pytest.TempPathFacto
             "PATH": f"{Path(sys.executable).parent}:{cluster.environment['PATH']}",
             "SLOW_S": str(slow_s),
         }
+        words = ["--slurm", "--out", "run", "--json"]
         done = subprocess.run(
-            [sys.executable, "-m", "mophpc", "launch", "tune.toml", "--slurm", "--out", "run"]
-            + ["--json", *options],
+            [sys.executable, "-m", "mophpc", "launch", "tune.toml", *words, *options],
             cwd=folder,
             env=os.environ | cluster.environment | ENVIRONMENT | mine,
             capture_output=True,

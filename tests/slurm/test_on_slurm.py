@@ -12,6 +12,7 @@ from mophpc.cli import main
 pytestmark = [pytest.mark.slurm, pytest.mark.launch, pytest.mark.timeout(180)]
 
 EPOCHS = 8
+LONG = 20
 
 
 def srun() -> str:
@@ -86,7 +87,6 @@ def check_went_on(submitted, capsys) -> None:
 
 
 @pytest.mark.parametrize("mpi", ["srun", "mpirun"])
-@resumes
 def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, capsys, mpi):
     submitted = interrupted(submit, "--mpi", srun() if mpi == "srun" else mpi)
     cluster.command("scancel", "--batch", "--signal=USR1", submitted.job)
@@ -94,14 +94,13 @@ def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, cap
     assert submitted.log.count("goes back into the queue") == 1
 
 
-@resumes
+@pytest.mark.xfail(reason="the ranks do not know the signal yet")
 def test_a_signal_to_the_ranks_puts_it_back_and_it_goes_on(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", srun())
     cluster.command("scancel", "--signal=USR1", submitted.job)
     check_went_on(submitted, capsys)
 
 
-@resumes
 def test_a_run_that_somebody_requeues_goes_on(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", srun())
     cluster.command("scontrol", "requeue", submitted.job)
@@ -117,29 +116,41 @@ def test_a_run_that_somebody_cancels_stays_cancelled(submit, cluster):
     assert int(facts["Restarts"]) == 0
 
 
-@resumes
 def test_a_node_that_goes_down(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", srun())
-    last = submitted.facts()["NodeList"].strip("n[]")[-1]
-    cluster.kill_node(f"n{last}")
+    (node,) = cluster.command(
+        "scontrol", "show", "hostnames", submitted.facts()["NodeList"]
+    ).split()[-1:]
+    cluster.kill_node(node)
     try:
-        cluster.command("scontrol", "update", f"NodeName=n{last}", "State=DOWN", "Reason=power")
+        cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
         check_went_on(submitted, capsys)
-        assert f"n{last}" not in cluster.command("sinfo", "-h", "-t", "idle,alloc,mix", "-o", "%n").split()
+        assert node not in submitted.nodes()
     finally:
-        cluster.start_node(f"n{last}")
-        cluster.command("scontrol", "update", f"NodeName=n{last}", "State=RESUME")
+        cluster.start_node(node)
+        cluster.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
         cluster.wait_for_nodes()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def at_its_limit(submit):
-    """A run whose time is over while the other tests are under way: Slurm's shortest is a minute."""
+    """A run whose time is over while the other tests are under way; Slurm has whole minutes."""
     words = ["--nodes", "2", "--requeue", "--no-check", "--time", "1", "--signal", "USR1@40"]
     words += ["--mpi", srun(), "--", "--costs", "equal"]
-    return submit(*words, epochs=24, slow_s=0.06)
+    # Slurm looks at limits every 30 seconds.
+    return submit(*words, epochs=LONG, slow_s=0.06)
 
 
-@resumes
+@pytest.mark.timeout(400)
 def test_the_time_limit(at_its_limit, capsys):
-    check_went_on(at_its_limit, capsys)
+    """Last in this file: its run has gone on meanwhile."""
+    restarts = 0
+    while True:
+        facts = at_its_limit.wait_for("PENDING", "COMPLETED", "FAILED", timeout=150.0)
+        restarts = int(facts["Restarts"])
+        if facts["JobState"] != "PENDING":
+            break
+        at_its_limit.start_again(restarts)
+    assert facts["JobState"] == "COMPLETED", at_its_limit.log
+    assert restarts >= 1
+    check_done(at_its_limit, capsys, epochs=LONG)
