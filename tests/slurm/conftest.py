@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "OMPI_MCA_btl": "^ofi",
     # Ranks are more than cores here, and neither srun nor Open MPI knows.
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    # UCX's addresses are long, and Slurm 22.05 now and then garbles what is long over PMI-2.
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
     "NO_COLOR": "1",
 }
 

@@ -11,7 +11,7 @@ from mophpc.cli import main
 
 pytestmark = [pytest.mark.slurm, pytest.mark.launch, pytest.mark.timeout(180)]
 
-EPOCHS = 8
+EPOCHS = 5
 LONG = 20
 
 
