@@ -8,7 +8,8 @@
 #   --mpi-only   nothing but the MPI tests and those that start mpirun themselves
 #
 # Settings, all optional, as environment variables:
-#   MOPHPC_MPI   openmpi (default), mpich or system; launch/env.sh has the others
+#   MOPHPC_MPI     openmpi (default), mpich or system; launch/env.sh has the others
+#   MOPHPC_SLURM   1: the tests on Slurm fail, and are not skipped, where there is no Slurm
 set -uo pipefail
 lint=1 plain=1
 for argument in "$@"; do
@@ -43,9 +44,10 @@ if [[ -n "$lint" ]]; then
   check "ruff format" ruff format --quiet --check .
   check "mypy" mypy
   check "codespell" codespell
-  check "shellcheck" shellcheck -x launch/*.sh .ci/run
+  check "shellcheck" shellcheck -x launch/*.sh slurm/*.sbatch .ci/run
 fi
 [[ -z "$plain" ]] || bash launch/chromium.sh
+bash launch/slurm.sh
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
 if [[ -n "$plain" ]]; then
   check "plain tests" timeout --foreground -k 10 1800 python -m pytest -q -m "not mpi"

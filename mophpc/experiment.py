@@ -375,6 +375,14 @@ def with_costs(experiment: Experiment, costs: str | None) -> Experiment:
     return experiment.model_copy(update={"schedule": schedule})
 
 
+def with_stage(experiment: Experiment, stage: Path | None) -> Experiment:
+    """Return the experiment with another folder for copies of shards; None changes none."""
+    if stage is None:
+        return experiment
+    data = experiment.data.model_copy(update={"stage": str(stage)})
+    return experiment.model_copy(update={"data": data})
+
+
 def _dimension(name: str, given: Any) -> Any:
     """Return a dimension of the space.
 

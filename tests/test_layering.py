@@ -40,6 +40,7 @@ FACE = {
     "preview",
     "saved",
     "simulation",
+    "submit",
     "verify",
 }
 FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
@@ -66,6 +67,7 @@ THIRD_PARTY = {
     "people": {"pydantic", "rich"},
     "saved": {"pandas", "safetensors", "torch"},
     "cli": {"typer"},
+    "submit": {"yaml"},
     "doctor": {"numpy", "torch", "rich"},
 }
 ALSO = {

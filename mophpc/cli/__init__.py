@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mophpc.cli import data, doctor, people, run, schedule
+from mophpc.cli import data, doctor, launch, people, run, schedule
 from mophpc.cli.common import end_others, is_root
 from mophpc.errors import InterruptError, MophpcError, RunError, UserError
 
@@ -19,6 +19,7 @@ COMMANDS = (
     schedule.plan,
     schedule.simulate,
     run.run,
+    launch.launch,
     people.status,
     people.stop,
     people.clone,
@@ -46,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake ends it with one sentence and exit status 2."""
     status = 0
     try:
-        status = app(arguments, standalone_mode=False) or 0
+        words = sys.argv[1:] if arguments is None else arguments
+        status = app(words, standalone_mode=False, obj=words) or 0
     except typer.Exit as stop:
         status = stop.exit_code
     except MophpcError as error:

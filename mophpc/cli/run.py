@@ -33,6 +33,9 @@ def run(
     replay: Annotated[
         Path | None, typer.Option(help="plan.json of an earlier run, to be walked again.")
     ] = None,
+    stage: Annotated[
+        Path | None, typer.Option(help="Node-local folder to which ranks copy their shards first.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in the folder, if one was cut off."),
@@ -46,7 +49,7 @@ def run(
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
-    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device
+    from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
     from mophpc.run.start import run_experiment
 
@@ -67,6 +70,7 @@ def run(
             f"--replay {replay} begins a new run, and --resume goes on with one; leave one out"
         )
     found = with_device(with_costs(load_experiment(experiment), costs), device)
+    found = with_stage(found, stage)
     results = run_experiment(
         found,
         out,
