@@ -102,9 +102,7 @@ def _server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _body(
-    out: Path, store: Path, ranks: int, cut: Cut | None, settings: Mapping[str, Any]
-) -> None:
+def _body(out: Path, store: Path, ranks: int, cut: Cut | None, settings: Mapping[str, Any]) -> None:
     if cut is not None:
         _arm(cut)
     run(out, store, ranks, **settings)
