@@ -75,6 +75,7 @@ class Chief:
         self.coordinator = Coordinator(
             prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view, trackers
         )
+        self.coordinator.space = experiment.model_dump(exclude_none=True)["space"]
         self._box = RequestBox(rooms.folder.requests, rooms.view.note)
         self._planner: Planner | Director | Replayer
         plan, lookahead = prepared.plan, experiment.schedule.lookahead

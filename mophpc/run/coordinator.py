@@ -66,6 +66,8 @@ class Coordinator:
         self.planned_visits = plan.num_visits
         self.ends: Sequence[int] | None = None
         """By config, the step before which it ends at the latest; None: all make all epochs."""
+        self.space: Record = {}
+        """That configs were made from, in plain values; for whoever walks the plan again."""
         self.objective = objective
         self._histories: list[History] = []
         self.predictions: list[dict[str, float]] = []
@@ -312,6 +314,7 @@ class Coordinator:
         record["renewals"] = self.predictions
         record["configs"] = [config.name for config in self.configs]
         if self.plan.spans is not None:
+            record["space"] = self.space
             record["values"] = self.ledger.first_values
             record["changes"] = self.ledger.changes
             finals = [history.final for history in self.histories]
