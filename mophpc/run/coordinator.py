@@ -88,7 +88,7 @@ class Coordinator:
         self._prediction: Prediction | None = None
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
-        self.status = StatusFile(folder.status, self.progress, view.note)
+        self.status = StatusFile(folder.status, self.progress, view.warn)
         self.status.update()
 
     def recall(self, earlier: Resumption) -> None:
@@ -108,8 +108,7 @@ class Coordinator:
                     self._learn(config_id, epoch, metrics)
             final = earlier.finals.get(config_id)
             if final is not None:
-                self.histories[config_id].final = final
-                self._tell_final(config_id)
+                self._take_final(config_id, final)
         self.planned_visits += self.earlier_visits
 
     @property
@@ -145,10 +144,9 @@ class Coordinator:
         elif kind == "epoch":
             self._take_epoch(record)
         elif kind == "final":
-            self.histories[record["config"]].final = record
-            self._tell_final(record["config"])
+            self._take_final(record["config"], record)
             if "why" in record:
-                self._view.note(f"{record['why']}; the others go on")
+                self._view.warn(f"{record['why']}; the others go on")
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
@@ -255,6 +253,13 @@ class Coordinator:
         if value is not None and self._beats(value, epoch, history):
             history.best, history.best_epoch = value, epoch
         self.telling.epoch(config_id, epoch, metrics)
+
+    def _take_final(self, config_id: int, final: Record) -> None:
+        """Take over how a config has ended; of one that fails, without the copy."""
+        self.histories[config_id].final = final
+        if final["status"] == "failed":
+            self.ledger.refuse(config_id, final["steps"], self.plan.num_shards)
+        self._tell_final(config_id)
 
     def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
         known = self.histories[config_id]
