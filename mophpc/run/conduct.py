@@ -107,7 +107,7 @@ def run_rank(
         if group.size > 1 and stop.is_terminated:
             time.sleep(ABORT_S)
         if group.rank == 0:
-            view.note(f"mophpc: {error}; what was finished is in {folder.path}")
+            view.warn(f"mophpc: {error}; what was finished is in {folder.path}")
         elif group.size > 1:
             time.sleep(GRACE_S)  # rank 0 has a journal to close, and the word
         if group.size > 1:
@@ -328,7 +328,7 @@ class _Walk:
                 self._receivers.append(RecordReceiver(transport, ORDERS, [0], take))
         else:
             rooms = self._rooms
-            trackers = open_trackers(experiment, rooms.folder.path, rooms.view.note)
+            trackers = open_trackers(experiment, rooms.folder.path, rooms.view.warn)
             self._chief = chief = Chief(
                 rooms, experiment, prepared, tell, trackers, in_parts=in_parts
             )
