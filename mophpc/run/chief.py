@@ -223,6 +223,7 @@ class Chief:
             prepared.plan,
             prepared.costs,
             standings,
+            forks=earlier.forks,
             lookahead=lookahead,
             now_s=self._rooms.events.now(),
         )
