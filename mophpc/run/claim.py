@@ -128,6 +128,7 @@ def _go_on(
             "changes": told.changes,
             "unbuilt": found.unbuilt,
             "copies": found.copies,
+            "first": told.num_first,
             "reach": [max(visits, default=-1) + 1 for visits in told.visits],
         },
         "time": told.time_s,
