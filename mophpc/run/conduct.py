@@ -308,8 +308,8 @@ class _Walk:
         def obey(orders: Orders) -> None:
             prepared.trainer.learn(orders.news)
             for item in orders.news:
-                if item.get("retire") == transport.rank:
-                    carrier.retire(item["config_id"], item["step"])
+                if "retires_at" in item and item["config_id"] % transport.size == transport.rank:
+                    carrier.retire(item["config_id"], item["retires_at"])
             carrier.tell(orders)
 
         def take(record: dict[str, Any]) -> None:

@@ -110,7 +110,8 @@ class Submitted:
             assert time.monotonic() < limit, self.log
             time.sleep(0.05)
         time.sleep(0.5)
-        self.cluster.command("scontrol", "update", f"JobId={self.job}", "StartTime=now")
+        if self.facts()["JobState"] == "PENDING":
+            self.cluster.command("scontrol", "update", f"JobId={self.job}", "StartTime=now")
 
     def _is_on_a_node(self) -> bool:
         return any(words.startswith(f"slurmstepd: [{self.job}.") for _, words in command_lines())

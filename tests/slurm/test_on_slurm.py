@@ -94,7 +94,6 @@ def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, cap
     assert submitted.log.count("goes back into the queue") == 1
 
 
-@pytest.mark.xfail(reason="the ranks do not know the signal yet")
 def test_a_signal_to_the_ranks_puts_it_back_and_it_goes_on(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", srun())
     cluster.command("scancel", "--signal=USR1", submitted.job)
