@@ -26,6 +26,7 @@ BASE = {
     "requests",
     "overrides",
     "state_folder",
+    "weights_file",
     "status_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}

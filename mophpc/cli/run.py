@@ -102,6 +102,8 @@ def verify(
 ) -> None:
     """Train configs again in plain torch and compare every byte.
 
+    Those that failed or never began are not verified, and say so.
+
     Example: mophpc verify runs/first --config 3
     """
     from mophpc.verify import verify as verify_run
@@ -111,12 +113,15 @@ def verify(
         verdicts.append(verdict)
         if not as_json:
             print(verdict)
-    equal = sum(verdict.equal for verdict in verdicts)
+    compared = [verdict for verdict in verdicts if verdict.equal is not None]
+    equal = sum(verdict.equal is True for verdict in compared)
     if as_json:
         print(json.dumps([verdict.record() for verdict in verdicts], indent=1))
     else:
-        print(f"{equal} of {len(verdicts)} configs are equal to sequential training")
-    if equal != len(verdicts):
+        left = len(verdicts) - len(compared)
+        rest = f"; {left} could not be compared" if left else ""
+        print(f"{equal} of {len(compared)} configs are equal to sequential training{rest}")
+    if equal != len(compared) or not compared:
         raise typer.Exit(1)
 
 
