@@ -25,20 +25,20 @@ from mophpc.hop.local import PeerError
 from mophpc.hop.progress import Progress
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import KEPT, ORDERS, REPORTS, Transport, wait_until
-from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.report.results import Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.chief import Chief
 from mophpc.run.claim import claim
-from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.halt import Halt
-from mophpc.run.keeper import Keeper, tidy
+from mophpc.run.keeper import Keeper
 from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
+from mophpc.run.outcome import write_results
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
@@ -480,33 +480,3 @@ class _Walk:
             wait_until(self._all_said, self._stop.check)
         self._rooms.group.barrier()
         record_clock(self._rooms)  # clocks drift apart in a long run
-
-
-def write_results(
-    coordinator: Coordinator, experiment: Experiment, folder: RunFolder
-) -> dict[str, Any]:
-    """Write results.json and results.csv; return the former."""
-    rows = []
-    for config, history in zip(coordinator.configs, coordinator.histories, strict=True):
-        final = history.final or {"status": "unfinished", "state_sha256": ""}
-        metrics = history.last
-        tidy(folder, config, experiment.checkpoints, experiment.objective, history.epochs)
-        rows.append(
-            ConfigResult(
-                config_id=config.config_id,
-                config=config.name,
-                status=final["status"],
-                hyperparameters=dict(config.values),
-                epochs=history.count,
-                final={k: v for k, v in metrics.items() if k != "seconds"},
-                best=history.best,
-                best_epoch=history.best_epoch,
-                state_sha256=final["state_sha256"],
-                route=coordinator.route(config.config_id),
-                lineage=coordinator.ledger.lineage_of(config.config_id),
-            )
-        )
-    objective = experiment.objective
-    results = Results(objective.metric, objective.mode or "min", coordinator.best(), rows)
-    results.write(folder.results, folder.table)
-    return results.record()

@@ -10,7 +10,7 @@ from run_testing import configs_of
 
 from mophpc.experiment import Experiment, Objective
 from mophpc.files import read_lines
-from mophpc.run.conduct import write_results
+from mophpc.run.outcome import write_results
 from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
 from mophpc.run.ledger import Ledger
