@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
         if is_root() and not isinstance(error, RunError | InterruptError):
             print(f"mophpc: {error}", file=sys.stderr)
         status = _part(error)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        status = InterruptError.exit_status
+        end_others(status)
+    except BrokenPipeError:
         status = InterruptError.exit_status
     except OSError as error:
         print(f"mophpc: {error.strerror}: '{error.filename}'", file=sys.stderr)

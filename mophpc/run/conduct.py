@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from mophpc.errors import (
@@ -88,6 +89,7 @@ def attend(
             watch.meet(group)
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
+        known.search.warn = view.warn
         begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, wanted, known))
         if "results" in begun:
             if group.rank == 0:
@@ -162,7 +164,7 @@ def _walk(
         if again is not None:
             in_parts = again.spans is not None
         return walk.run(experiment, prepared, in_parts=in_parts)
-    except (Exception, SystemExit) as raised:  # user code may call sys.exit
+    except (Exception, SystemExit, KeyboardInterrupt) as raised:  # user code may call sys.exit
         error = rooms.watch.instead_of(raised)
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
@@ -201,6 +203,7 @@ class _Walk:
         self._survives = survives
         self._kept: RecordSender | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
+        self._aside: BaseException | None = None  # raised while messages were looked after
 
     @property
     def visiting(self) -> bool:
@@ -287,7 +290,7 @@ class _Walk:
         send = self._sender.send if self._chief is None else self._chief.handle
 
         def report(record: dict[str, Any]) -> None:
-            with progress.lock:
+            with progress.lock, self._messages():
                 send(record)
 
         limit_s, survives = experiment.signals.limit_s, self._survives
@@ -430,22 +433,34 @@ class _Walk:
         """Let records progress."""
         if self._halt is not None and self._halt.loss is not None:
             return
-        if self._kept is not None:
-            self._kept.test()
-        self._sender.test()
-        self._orders.test()
-        if self._halt is not None:
-            self._halt.test()
-        for receiver in self._receivers:
-            receiver.test()
-        if self._chief is not None:
-            self._chief.poll()
+        with self._messages():
+            if self._kept is not None:
+                self._kept.test()
+            self._sender.test()
+            self._orders.test()
+            if self._halt is not None:
+                self._halt.test()
+            for receiver in self._receivers:
+                receiver.test()
+            if self._chief is not None:
+                self._chief.poll()
+
+    @contextmanager
+    def _messages(self) -> Iterator[None]:
+        """Note that an error has nothing to do with the config that is being trained here."""
+        try:
+            yield
+        except BaseException as error:
+            self._aside = error
+            raise
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
         text = (str(error).strip().splitlines() or [""])[0]  # the log has all of it
         cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
         place = self._program.place if self._program else self._place
+        if self._aside is not None and self._aside in (error, error.__cause__):
+            place = self._place
         folder, rank = self._rooms.folder, self._transport.rank
         failure = RunError(place, cause)
         log = os.path.relpath(folder.log(rank))
