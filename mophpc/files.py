@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mophpc.errors import RunFolderError
+
 _BLOCK = 65536
 
 
@@ -87,5 +89,21 @@ class LineWriter:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the objects of a JSON-lines file; half a line at its end is none.
+
+    Raises:
+        RunFolderError: another line is damaged.
+        OSError: the file cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError):
+            item = None
+        if isinstance(item, dict):
+            found.append(item)
+        elif number < len(lines):
+            raise RunFolderError(f"line {number} of '{path}' is damaged; restore the file")
+    return found

@@ -16,8 +16,9 @@ from mophpc.errors import RunFolderError, UserError
 from mophpc.experiment import Experiment, load_experiment
 from mophpc.files import plain, read_lines, write_json, write_whole
 from mophpc.loading import load_callable
-from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.report.results import ConfigResult, Results, read_results
 from mophpc.requests import find_config
+from mophpc.weights_file import check_weights
 
 if TYPE_CHECKING:
     import pandas
@@ -80,7 +81,7 @@ class SavedRun:
         Raises:
             UserError: pandas is not installed.
         """
-        found = _pandas().DataFrame(read_lines(self.path / "metrics.jsonl"))
+        found = _pandas().DataFrame(self._lines())
         if len(found):
             found = found.sort_values(["config_id", "epoch"], ignore_index=True)
         return found
@@ -110,10 +111,13 @@ class SavedRun:
             which: as for `model`.
 
         Raises:
-            RunFolderError: there is no such config, or the folder is not empty.
+            RunFolderError: there is no such config, the folder is not empty, or the weights are
+                damaged.
         """
         row = self.best if config is None else self.config(config)
         (weights, epoch), out = self._weights(row, which), Path(out)
+        check_weights(weights)
+        metrics = row.final if epoch is None else self._metrics(row, epoch)
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise RunFolderError(f"'{out}' is there and not empty; give a folder to be made")
         out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +135,7 @@ class SavedRun:
             "hyperparameters": row.hyperparameters,
             "config": row.config,
             "epochs": row.epochs if epoch is None else epoch + 1,
-            "metrics": row.final if epoch is None else self._metrics(row, epoch),
+            "metrics": metrics,
             f"best_{self.results.metric}": row.best,
             "run": str(self.path.resolve()),
         }
@@ -140,9 +144,16 @@ class SavedRun:
         write_json(out / DESCRIPTION, plain(described))
         return out
 
+    def _lines(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        try:
+            return read_lines(path)
+        except OSError as error:
+            raise RunFolderError(f"'{path}' cannot be read: {error.strerror}") from error
+
     def _metrics(self, row: ConfigResult, epoch: int) -> dict[str, Any]:
         """Return a config's metrics after an epoch, as the journal has them."""
-        for line in read_lines(self.path / "metrics.jsonl"):
+        for line in self._lines():
             if (line.get("config_id"), line.get("epoch")) == (row.config_id, epoch):
                 no_metrics = ("config_id", "config", "epoch", "rank", "seconds")
                 return {name: value for name, value in line.items() if name not in no_metrics}
@@ -179,11 +190,7 @@ def load_run(path: Path | str) -> SavedRun:
     if not (path / "results.json").is_file():
         raise RunFolderError(f"the run in '{path}' did not end; it has no results")
     experiment = load_experiment(path / "experiment.toml")
-    try:
-        record = json.loads((path / "results.json").read_text(encoding="utf-8"))
-        results = from_record(record, str(path))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"'{path / 'results.json'}' is damaged: {error}") from error
+    results = read_results(path)
     return SavedRun(path, results, experiment)
 
 
@@ -211,6 +218,7 @@ def _load(build: Any, values: dict[str, Any], weights: Path) -> nn.Module:
 
     from mophpc.train.task import check_task
 
+    check_weights(weights)
     task = build(dict(values))
     task = check_task(task, str(values), (task.inputs, task.targets))
     try:

@@ -255,9 +255,10 @@ def said(digest: Any) -> str:
     return f"xxh3-128:{digest.hexdigest()}"
 
 
-def digest_of_file(file: BinaryIO) -> str:
-    """Return the digest of a file that is open at its start."""
-    digest, chunk = new_digest(), memoryview(bytearray(_CHUNK_BYTES))
+def digest_of_file(file: BinaryIO, digest: Any = None) -> str:
+    """Return the digest of what follows in a file; with what another has taken already."""
+    digest = new_digest() if digest is None else digest
+    chunk = memoryview(bytearray(_CHUNK_BYTES))
     while count := file.readinto(chunk):  # type: ignore[attr-defined]  # BinaryIO lacks it
         digest.update(chunk[:count])
     return said(digest)

@@ -39,6 +39,8 @@ from mophpc.train.task import Task
 CACHE_BYTES = 4 << 30
 """Shards are kept in memory up to this size."""
 
+_NEEDED = {"config_id", "config", "status", "hyperparameters", "state_sha256", "route"}
+
 Fields = dict[str, Tensor]
 
 
@@ -53,17 +55,21 @@ class Verdict:
     again: str
     """`state_sha256` of training again."""
     note: str = ""
+    not_verified: str | None = None
+    """Why there is nothing to compare, as in `failed`."""
 
     @property
-    def equal(self) -> bool:
-        """Whether every byte is the same."""
-        return self.recorded == self.again
+    def equal(self) -> bool | None:
+        """Whether every byte is the same; None where there is nothing to compare."""
+        return None if self.not_verified else self.recorded == self.again
 
     def record(self) -> dict[str, Any]:
         """Return JSON values."""
         return asdict(self) | {"equal": self.equal}
 
     def __str__(self) -> str:
+        if self.not_verified:
+            return f"{self.config}: not verified: {self.not_verified}"
         if self.equal:
             return f"{self.config}: equal {self.again}"
         note = f" ({self.note})" if self.note else ""
@@ -84,12 +90,12 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
     rows = _results(run)
     chosen = _choose(rows, configs)
     experiment = load_experiment(run / "experiment.toml")
-    versions = tomllib.loads((run / "experiment.toml").read_text())["versions"]
+    versions = tomllib.loads((run / "experiment.toml").read_text()).get("versions", {})
     info = open_store(Path(experiment.data.store))
-    if info.digest != versions["store"]:
+    if info.digest != versions.get("store"):
         raise StoreError(
             f"store '{experiment.data.store}' is not the one of the run: its digest is "
-            f"{info.digest}, the run's was {versions['store']}"
+            f"{info.digest}, the run's was {versions.get('store')}"
         )
     damage = check_store(info.path)  # zarr reads a missing object as zeros
     if damage:
@@ -105,10 +111,17 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
     shards = _Shards(info, device_of(experiment))
     again_of = Again(experiment, build, rows, shards)
     for row in chosen:
-        again = "" if row["status"] == "failed" else state_sha256(again_of.end(row["config_id"]))
-        if not row["route"]:
-            again = ""  # it was stopped before it began
-        yield Verdict(row["config_id"], row["config"], row["state_sha256"], again, note)
+        why = _why_not(row)
+        again = "" if why else state_sha256(again_of.end(row["config_id"]))
+        recorded = row["state_sha256"]
+        yield Verdict(row["config_id"], row["config"], recorded, again, "" if why else note, why)
+
+
+def _why_not(row: Mapping[str, Any]) -> str | None:
+    """Say why a config has no state to compare; None if it has one."""
+    if row["status"] not in ("failed", "unfinished") and not row["route"]:
+        return f"{row['status']} before its first visit"
+    return None if row["state_sha256"] and row["route"] else str(row["status"])
 
 
 def device_of(experiment: Experiment) -> Device:
@@ -134,8 +147,15 @@ def _results(run: Path) -> list[dict[str, Any]]:
         raise RunFolderError(f"'{run}' holds no run; give the folder that 'mophpc run' made")
     if not (run / "results.json").is_file():
         raise RunFolderError(f"the run in '{run}' did not end; it has no results to verify")
-    rows: list[dict[str, Any]] = json.loads((run / "results.json").read_text())["configs"]
-    return rows
+    path = run / "results.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["configs"]
+        if all(row.keys() >= _NEEDED for row in rows):
+            return list(rows)
+        wrong = f"a config lacks one of {', '.join(sorted(_NEEDED))}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wrong = str(error)
+    raise RunFolderError(f"'{path}' is damaged: {wrong}; restore it, or run the experiment again")
 
 
 def _choose(rows: list[dict[str, Any]], configs: Sequence[str]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ BASE = {
     "requests",
     "overrides",
     "state_folder",
+    "weights_file",
     "status_file",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
@@ -85,6 +86,7 @@ WIRING = {
     "run.rooms",  # the group of ranks
     "run.watch",  # tells the ranks each other's processes
     "run.devices",  # chooses the trainer's device, and tries whether MPI sends from it
+    "run.halt",  # messages between ranks that stop
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world

@@ -40,6 +40,10 @@ def run(
         bool,
         typer.Option("--resume", help="Go on with the run in the folder, if one was cut off."),
     ] = False,
+    survive: Annotated[
+        bool,
+        typer.Option("--survive", help="Go on without a rank that dies; mpirun --with-ft ulfm."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train every config; start it with mpirun or srun.
@@ -79,6 +83,7 @@ def run(
         progress=progress,
         replay=replay,
         resume=resume,
+        survive=survive,
     )
     if is_root():
         if as_json:
@@ -97,6 +102,8 @@ def verify(
 ) -> None:
     """Train configs again in plain torch and compare every byte.
 
+    Those that failed or never began are not verified, and say so.
+
     Example: mophpc verify runs/first --config 3
     """
     from mophpc.verify import verify as verify_run
@@ -106,12 +113,15 @@ def verify(
         verdicts.append(verdict)
         if not as_json:
             print(verdict)
-    equal = sum(verdict.equal for verdict in verdicts)
+    compared = [verdict for verdict in verdicts if verdict.equal is not None]
+    equal = sum(verdict.equal is True for verdict in compared)
     if as_json:
         print(json.dumps([verdict.record() for verdict in verdicts], indent=1))
     else:
-        print(f"{equal} of {len(verdicts)} configs are equal to sequential training")
-    if equal != len(verdicts):
+        left = len(verdicts) - len(compared)
+        rest = f"; {left} could not be compared" if left else ""
+        print(f"{equal} of {len(compared)} configs are equal to sequential training{rest}")
+    if equal != len(compared) or not compared:
         raise typer.Exit(1)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,15 +27,23 @@ class _Bar(Progress):
         yield Text("")
 
 
+class _Console(Console):
+    """A console whose reader may go away: then it is silent, and the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class LiveView:
     """Shows a run on standard error.
 
     Args:
-        mode: `bar`, `lines`, `off`, or `auto`: a bar where standard error is a terminal.
+        mode: `bar`, `lines`, `off`, or `auto`: a bar where standard error is a terminal. With
+            `off` only what goes wrong is shown.
     """
 
     def __init__(self, mode: str = "auto") -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console: Console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self._mode = ("bar" if self._console.is_terminal else "lines") if mode == "auto" else mode
         self._prediction: Prediction | None = None
         self._progress: Progress | None = None
@@ -47,6 +56,11 @@ class LiveView:
     def note(self, text: str) -> None:
         """Say something once."""
         if self._mode != "off":
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Say once that something goes wrong."""
+        with self._careful():
             self._console.print(text, markup=False)
 
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
@@ -124,13 +138,23 @@ class LiveView:
     def spent(self, ranks: list[dict[str, float]]) -> None:
         """Show what the ranks spent their time on."""
         if self._mode != "off":
-            self._console.print("", usage_table(ranks), "")
+            with self._careful():
+                self._console.print("", usage_table(ranks), "")
 
     def end(self) -> None:
         """Take the bar away."""
         if self._progress is not None:
-            self._progress.stop()
+            with self._careful():
+                self._progress.stop()
             self._progress = None
+
+    @contextmanager
+    def _careful(self) -> Iterator[None]:
+        """Be silent from now on where nothing can be shown, as on a terminal that is gone."""
+        try:
+            yield
+        except OSError:
+            self._console.quiet = True
 
 
 def _clock(seconds: float) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mophpc.errors import RunFolderError
 from mophpc.files import write_json, write_whole
 
 WIDEST = 24
@@ -105,6 +107,21 @@ def from_record(record: dict[str, Any], run: str) -> Results:
     """Read what `results.json` holds."""
     rows = [ConfigResult(**row) for row in record["configs"]]
     return Results(record["metric"], record["mode"], record["best"], rows, run)
+
+
+def read_results(run: Path) -> Results:
+    """Read the `results.json` of a run folder.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    path = run / "results.json"
+    try:
+        return from_record(json.loads(path.read_text(encoding="utf-8")), str(run))
+    except OSError as error:
+        raise RunFolderError(f"'{path}' cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(f"'{path}' is damaged: {error}") from error
 
 
 def print_table(results: Results, most: int = 40) -> None:

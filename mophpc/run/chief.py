@@ -75,7 +75,8 @@ class Chief:
         self.coordinator = Coordinator(
             prepared.plan, self.ledger, experiment.objective, rooms.folder, rooms.view, trackers
         )
-        self._box = RequestBox(rooms.folder.requests, rooms.view.note)
+        self.coordinator.space = experiment.model_dump(exclude_none=True)["space"]
+        self._box = RequestBox(rooms.folder.requests, rooms.view.warn)
         self._planner: Planner | Director | Replayer
         plan, lookahead = prepared.plan, experiment.schedule.lookahead
         known = prepared.known
@@ -170,7 +171,7 @@ class Chief:
         since_s, now_s = director.thinks_since_s, self._rooms.events.now()
         if since_s is not None and now_s - since_s > LONG_S and not self._has_warned:
             self._has_warned = True
-            self._rooms.view.note(
+            self._rooms.view.warn(
                 f"search.method '{self._experiment.method}' has been thinking for {LONG_S:.0f} s; "
                 f"ranks that have no visits wait for it"
             )

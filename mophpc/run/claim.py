@@ -19,7 +19,7 @@ from mophpc.report.trackers.feed import check_installed
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import Known, Wanted
 from mophpc.run.lock import Lock
-from mophpc.run.planning import again_of, read_plan, read_replay
+from mophpc.run.planning import again_of, check_configs, read_plan, read_replay
 from mophpc.run.resume import has_begun, read_run
 from mophpc.run.searching import begin_search, is_directed
 from mophpc.schedule import assign_shards
@@ -66,10 +66,14 @@ def claim(
     goes_on = wanted.resume and folder.experiment.exists()
     if goes_on:
         known.lock = Lock(folder.lock)
+        for failure in folder.path.glob("failure-rank-*.json"):
+            failure.unlink(missing_ok=True)
         if has_begun(folder, settings):
             return _go_on(experiment, folder, settings, store, known)
     record = None if wanted.replay is None else read_plan(wanted.replay)
     rows = None if record is None else record.get("values")
+    if wanted.replay is not None and record is not None and rows is not None:
+        check_configs(wanted.replay, record, experiment)
     directed = rows is not None or is_directed(experiment)
     if rows is None:  # once: a constraint is the user's code
         rows = begin_search(experiment, num_ranks, known.search)

@@ -66,6 +66,8 @@ class Coordinator:
         self.planned_visits = plan.num_visits
         self.ends: Sequence[int] | None = None
         """By config, the step before which it ends at the latest; None: all make all epochs."""
+        self.space: Record = {}
+        """That configs were made from, in plain values; for whoever walks the plan again."""
         self.objective = objective
         self._histories: list[History] = []
         self.predictions: list[dict[str, float]] = []
@@ -86,7 +88,7 @@ class Coordinator:
         self._prediction: Prediction | None = None
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
-        self.status = StatusFile(folder.status, self.progress, view.note)
+        self.status = StatusFile(folder.status, self.progress, view.warn)
         self.status.update()
 
     def recall(self, earlier: Resumption) -> None:
@@ -106,8 +108,7 @@ class Coordinator:
                     self._learn(config_id, epoch, metrics)
             final = earlier.finals.get(config_id)
             if final is not None:
-                self.histories[config_id].final = final
-                self._tell_final(config_id)
+                self._take_final(config_id, final)
         self.planned_visits += self.earlier_visits
 
     @property
@@ -143,10 +144,9 @@ class Coordinator:
         elif kind == "epoch":
             self._take_epoch(record)
         elif kind == "final":
-            self.histories[record["config"]].final = record
-            self._tell_final(record["config"])
+            self._take_final(record["config"], record)
             if "why" in record:
-                self._view.note(f"{record['why']}; the others go on")
+                self._view.warn(f"{record['why']}; the others go on")
         elif kind == "rank":
             self.ranks[record["rank"]] = record
             self.ranks_done += 1
@@ -254,6 +254,13 @@ class Coordinator:
             history.best, history.best_epoch = value, epoch
         self.telling.epoch(config_id, epoch, metrics)
 
+    def _take_final(self, config_id: int, final: Record) -> None:
+        """Take over how a config has ended; of one that fails, without the copy."""
+        self.histories[config_id].final = final
+        if final["status"] == "failed":
+            self.ledger.refuse(config_id, final["steps"], self.plan.num_shards)
+        self._tell_final(config_id)
+
     def _tell_final(self, config_id: int, *, at_last: bool = False) -> None:
         known = self.histories[config_id]
         self.telling.final(config_id, known.final, known.epochs, known.best, at_last=at_last)
@@ -312,6 +319,7 @@ class Coordinator:
         record["renewals"] = self.predictions
         record["configs"] = [config.name for config in self.configs]
         if self.plan.spans is not None:
+            record["space"] = self.space
             record["values"] = self.ledger.first_values
             record["changes"] = self.ledger.changes
             finals = [history.final for history in self.histories]

@@ -18,29 +18,17 @@ from mophpc.errors import ExperimentError
 from mophpc.experiment import Objective
 from mophpc.run.ledger import Ledger
 from mophpc.run.planner import observed
+from mophpc.run.thought import Thought, make_up
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan
 from mophpc.schedule.pool import Pool
-from mophpc.search.method import Continue, Copy, Decision, Method, Result, Start, Stop
+from mophpc.search.method import Continue, Copy, Method, Result, Start, Stop
 
 Record = dict[str, Any]
 
 LOOK_S = 0.005
 """Between two looks at whether a rank runs out of visits, where nothing was heard of."""
-
-
-@dataclass(slots=True)
-class _Thought:
-    """What the method makes of some results."""
-
-    decisions: list[Sequence[Decision]] = field(default_factory=list)
-    """Of each result that something followed from."""
-    calls: list[Record] = field(default_factory=list)
-    """What it was told and asked, for the journal."""
-    starts: Sequence[Start] = ()
-    error: BaseException | None = None
-    is_done: bool = False
 
 
 @dataclass(slots=True)
@@ -113,7 +101,7 @@ class Director:
         self._calls: list[Record] = []  # of the method, which the journal does not have yet
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
         self._inbox: list[Result] = []
-        self._thought: _Thought | None = None
+        self._thought: Thought | None = None
         self._is_fresh = True
         self._look_s = 0.0
         self._is_closed = False
@@ -178,9 +166,9 @@ class Director:
         inbox, self._inbox = self._inbox, []
         for result in inbox:
             self._note_told(result.config_id, result.epochs, is_over=result.is_over)
-        self._thought = thought = _Thought()
+        self._thought = thought = Thought()
         self.thinks_since_s = self._now()
-        _make_up(thought, self._method, inbox, self._room())
+        make_up(thought, self._method, inbox, self._room())
         self.thinks_since_s = None
 
     def poll(self) -> None:
@@ -336,8 +324,7 @@ class Director:
     def retire(self, config_id: int) -> None:
         """Have a rank read a config's state from its file, and keep its weights."""
         step = self.pool.members[config_id].made
-        rank = config_id % self.pool.num_ranks
-        self.ledger.tell({"config_id": config_id, "retire": rank, "step": step})
+        self.ledger.tell({"config_id": config_id, "retires_at": step})
 
     def know(self, metrics: Mapping[tuple[int, int], Mapping[str, float]]) -> None:
         """Take over the metrics by (config, epoch) that were recorded before."""
@@ -413,7 +400,7 @@ class Director:
         training = sum(not members[c].is_over and not self.pool.waits(c) for c in self._ids)
         return self._in_flight - training
 
-    def _apply(self, thought: _Thought) -> None:
+    def _apply(self, thought: Thought) -> None:
         self._is_fresh = True
         for decisions in thought.decisions:
             copies = [one for one in decisions if isinstance(one, Copy)]
@@ -480,21 +467,3 @@ class Director:
             if self.pool.waits(config_id):
                 self.stop_now(config_id)
         self.pool.close()
-
-
-def _make_up(thought: _Thought, method: Method, inbox: Sequence[Result], room: int) -> None:
-    """Let the method think."""
-    try:
-        for result in inbox:
-            call = {"tell": result.config_id, "epochs": result.epochs, "score": result.score}
-            thought.calls.append(call | {"is_over": result.is_over})
-            decisions = list(method.tell(result))
-            if decisions:
-                thought.decisions.append(decisions)
-            room -= sum(isinstance(one, Continue | Copy) for one in decisions)
-        if room > 0:
-            thought.calls.append({"ask": room, "ids": []})
-            thought.starts = list(method.ask(room))
-    except BaseException as error:  # raised again by whoever takes it up
-        thought.error = error
-    thought.is_done = True

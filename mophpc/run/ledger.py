@@ -108,6 +108,26 @@ class Ledger:
         self.lineage.setdefault(news["config_id"], []).append(entry)
         self.changes.append(news)
 
+    def refuse(self, config_id: int, step: int, num_shards: int) -> None:
+        """Forget the copies that a config got and could not go on from.
+
+        It has the hyperparameters again that it was trained with. `changes` keep what was decided,
+        since ranks that walk the plan again refuse it again.
+
+        Args:
+            config_id: the config.
+            step: the visit that it could not make.
+            num_shards: of the run.
+        """
+        made = self.lineage.get(config_id, [])
+        kept = [entry for entry in made if entry["epoch"] * num_shards < step]
+        if len(kept) == len(made):
+            return
+        self.lineage[config_id] = kept
+        values = kept[-1]["hyperparameters"] if kept else self.first_values[config_id]
+        name = self.configs[config_id].name
+        self.configs[config_id] = Config(config_id, dict(values), name)
+
     def lineage_of(self, config_id: int) -> list[dict[str, Any]]:
         """Return what the results say of a config that got copies; nothing of others.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mophpc.data.store import StoreInfo
-from mophpc.errors import LaunchError, PlanError
+from mophpc.errors import LaunchError, PlanError, RequestError
 from mophpc.experiment import Experiment
 from mophpc.hop.checksum import BYTES_PER_S
+from mophpc.overrides import check_values
 from mophpc.run.costing import Pilot
 from mophpc.run.known import Known
 from mophpc.run.past import past_costs
@@ -21,6 +22,7 @@ from mophpc.schedule.bounds import idle_advice
 from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_for
 from mophpc.schedule.plan import Plan, from_json, to_json, untimed
 from mophpc.schedule.walk import SPARE_ARENAS
+from mophpc.search.checked import Shape
 from mophpc.search.space import Config
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer
@@ -213,6 +215,45 @@ def again_of(record: dict[str, Any] | None) -> dict[str, Any]:
     return {} if record is None else {key: record[key] for key in keys if key in record}
 
 
+def check_configs(path: Path, record: dict[str, Any], experiment: Experiment) -> None:
+    """Check that the configs of an earlier run of decisions may be an experiment's.
+
+    Its values may lie outside of the space, since people may have set them by hand; so the space
+    that it was drawn from is compared, which the plan has.
+
+    Args:
+        path: the run's `plan.json`, for messages.
+        record: what it holds.
+        experiment: to be run.
+
+    Raises:
+        LaunchError: they are of another experiment.
+    """
+    of_another = f"the plan '{path}' is of another experiment"
+    fix = "give the plan.json of a run of this one"
+    shape = Shape(experiment.space, tuple(dict.fromkeys(n for c in experiment.configs for n in c)))
+    now, before = experiment.model_dump(exclude_none=True)["space"], record.get("space", {})
+    if not isinstance(before, dict):
+        raise LaunchError(f"'{path}' is no plan to replay: space is no table")
+    for name in now:
+        if name in before and before[name] != now[name]:
+            raise LaunchError(
+                f"{of_another}: its space.{name} is {before[name]!r}, here it is {now[name]!r}; "
+                f"{fix}"
+            )
+    rows = [*record.get("values", ()), *(c.get("values") for c in record.get("changes", ()))]
+    for row in rows:
+        if not isinstance(row, dict):
+            raise LaunchError(f"'{path}' is no plan to replay: values is no list of tables")
+        wrong = shape.wrong(row)
+        if wrong is not None:
+            raise LaunchError(f"{of_another}: one of its configs {wrong}; {fix}")
+        try:
+            check_values(row, experiment)
+        except RequestError as error:
+            raise LaunchError(f"{of_another}: {error}; {fix}") from error
+
+
 def read_replay(
     path: Path, record: dict[str, Any], sizes: tuple[int, int, int, int], names: Sequence[str]
 ) -> Plan:
@@ -233,6 +274,11 @@ def read_replay(
         raise LaunchError(
             f"'{path}' is no plan to replay: {error}; give a run's plan.json"
         ) from error
+    if plan.brought:
+        raise LaunchError(
+            f"the plan '{path}' is of a run that was cut off and resumed, and begins with states "
+            f"that were on disk; it cannot be replayed by itself: begin a new run without it"
+        )
     found = (plan.num_configs, plan.num_ranks, plan.num_shards, plan.num_epochs)
     for what, its, ours in zip(_SIZES, found, sizes, strict=True):
         longer = what == "epochs" and plan.spans is not None and its > ours

@@ -218,6 +218,9 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Say something once."""
 
+    def warn(self, text: str) -> None:
+        """Say once that something goes wrong; shown whatever else is."""
+
     def begin(self, plan: Plan, configs: tuple[Config, ...]) -> None:
         """The plan is known and the visits begin."""
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mophpc.schedule.costs import FloatArray
     from mophpc.schedule.plan import Plan
     from mophpc.schedule.resume import Standing
+
+OF_SLOWEST = 0.9
+"""What may follow is thought to take this share of what it takes the slowest that may make it. The
+mean is too little: if the slowest makes it, the run waits for that."""
 
 
 @dataclass(slots=True)
@@ -42,3 +51,19 @@ class Member:
         epoch_end = -(-step // plan.num_shards) * plan.num_shards
         goal = max(step, min(end, epoch_end))
         return cls(begin, goal, begin, is_over=begin >= end)
+
+
+def then_s(members: Sequence[Member], ids: Sequence[int], epoch_s: FloatArray) -> FloatArray:
+    """Return the seconds that may follow the goals of configs, whoever makes them.
+
+    Args:
+        members: all, by config_id.
+        ids: of those that are asked for, which go on.
+        epoch_s: seconds of an epoch, by config_id.
+    """
+    slowest: dict[int, float] = {}
+    for member, seconds in zip(members, epoch_s.tolist(), strict=True):
+        if not member.is_over:
+            slowest[member.group] = max(seconds, slowest.get(member.group, 0.0))
+    own = [members[config_id] for config_id in ids]
+    return np.array([OF_SLOWEST * member.then * slowest[member.group] for member in own])

@@ -19,7 +19,7 @@ import numpy as np
 from mophpc.errors import PlanError
 from mophpc.schedule.ahead import Market
 from mophpc.schedule.costs import CostModel, Costs
-from mophpc.schedule.member import Member
+from mophpc.schedule.member import Member, then_s
 from mophpc.schedule.orders import END, Orders, Promises, join
 from mophpc.schedule.plan import Fork, Plan, Visit
 from mophpc.schedule.resume import Owed, Standing, catch_up, shards_left
@@ -30,7 +30,6 @@ from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, leas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mophpc.schedule.costs import FloatArray
     from mophpc.schedule.renewal import Renewal
 
 WINDOW = 1.5
@@ -43,10 +42,6 @@ LEAST_GAP = 0.25
 
 PLANNING_SHARE = 0.05
 """... and so far that planning takes no more than this share."""
-
-OF_SLOWEST = 0.9
-"""What may follow is thought to take this share of what it takes the slowest that may make it. The
-mean is too little: if the slowest makes it, the run waits for that."""
 
 
 class Pool:
@@ -300,11 +295,6 @@ class Pool:
         """Whether the last visit that a config can make is promised."""
         return self._promises.is_finished(config_id)
 
-    @property
-    def num_ranks(self) -> int:
-        """Ranks that train."""
-        return self._plan.num_ranks
-
     def is_in_file(self, config_id: int) -> bool:
         """Whether a config's state is in a file, and no visit is promised that would read it."""
         return self._promises.is_brought(config_id) and self.rank_of(config_id) < 0
@@ -450,7 +440,7 @@ class Pool:
             at=np.array([self._promises.rank_of(c) for c in ids]),
             todo=np.array([self._todo[c] for c in ids]),
             stays=np.array([self._stays_left(c) for c in ids]),
-            then_s=self._then_s(ids, stay_s.sum(axis=1) + costs.eval_s),
+            then_s=then_s(self.members, ids, stay_s.sum(axis=1) + costs.eval_s),
         )
         known = stay_s[stay_s > 0.0]
         self._mean_s = float(known.mean()) if known.size else 0.0
@@ -459,15 +449,6 @@ class Pool:
         self.makespan_s = market.bound_s
         order, starts = market.order(until_s)
         return [(ids[index], rank) for index, rank in order], starts
-
-    def _then_s(self, ids: Sequence[int], epoch_s: FloatArray) -> FloatArray:
-        """Return the seconds that may follow the goals of configs, whoever makes them."""
-        slowest: dict[int, float] = {}
-        for member, seconds in zip(self.members, epoch_s.tolist(), strict=True):
-            if not member.is_over:
-                slowest[member.group] = max(seconds, slowest.get(member.group, 0.0))
-        members = [self.members[config_id] for config_id in ids]
-        return np.array([OF_SLOWEST * member.then * slowest[member.group] for member in members])
 
     def _stays_left(self, config_id: int) -> int:
         """Return how many stays of a config may be planned."""

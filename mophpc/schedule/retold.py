@@ -53,12 +53,13 @@ class Retold:
         self._promises.copy([(fork.config_id, fork.source) for fork in ready])
         self._forks = [fork for fork in self._forks if fork not in ready]
         visits = self._able()
-        ended = self._close()
-        if self.is_over or not (visits or ready or ended):
-            return None
+        ended, was_over = self._close(), self.is_over
         lists = self._plan.visits_by_rank
         told = all(told == len(own) for told, own in zip(self._told, lists, strict=True))
         self.is_over = told and not any(self._is_open)
+        # Ranks of a plan without visits wait for the word, too.
+        if not (visits or ready or ended or self.is_over) or was_over:
+            return None
         return self._promises.extend(visits, self._plan.max_arenas, is_last=self.is_over)
 
     def _able(self) -> list[Visit]:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mophpc.train.task import Task
+from mophpc.weights_file import KEY, UNSET, seal
 
 
 class Weights:
@@ -25,7 +26,8 @@ class Weights:
     def write(self, path: Path) -> int:
         """Write the weights, whole or not at all; return the bytes written.
 
-        The file loads with `model.load_state_dict(safetensors.torch.load_file(path))`.
+        The file loads with `model.load_state_dict(safetensors.torch.load_file(path))`,
+        and `mophpc.weights_file.check_weights` finds damage.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -33,10 +35,12 @@ class Weights:
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             try:
-                save_file(self._tensors, scratch)
+                save_file(self._tensors, scratch, metadata={KEY: UNSET})
             except SafetensorError as error:
                 raise OSError(str(error)) from error
             with scratch.open("rb+") as file:
+                seal(file)
+                file.flush()
                 os.fsync(file.fileno())
             nbytes = scratch.stat().st_size
             scratch.replace(path)

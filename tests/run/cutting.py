@@ -140,7 +140,7 @@ def _write_half(writer: LineWriter, record: dict[str, Any]) -> None:
 def check(folder: Path, results: Results, epochs: int = 3, shards: int = 4) -> None:
     """Check what holds of every run that has ended, however often it was cut off."""
     verdicts = list(verify.verify(folder))
-    assert [str(v) for v in verdicts if not v.equal] == []
+    assert [str(v) for v in verdicts if v.equal is False] == []
     assert len(verdicts) == len(results.configs)
     assert json.loads((folder / "results.json").read_text()) == results.record()
     lines = [(line["config_id"], line["epoch"]) for line in read_lines(folder / "metrics.jsonl")]

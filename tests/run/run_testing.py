@@ -246,7 +246,10 @@ class HashSession:
     is_released: bool = False
     notes: list[float] = field(default_factory=list)
 
-    def train(self, epoch: int, shard: int, rows: Any, cursor: Any = None) -> Outcome:
+    def train(
+        self, epoch: int, shard: int, rows: Any, *, should_stop: Any = None, cursor: Any = None
+    ) -> Outcome:
+        assert not should_stop()
         assert cursor is None
         trainer, settings = self.trainer, self.trainer.settings
         assert rows == f"shard {shard}"
@@ -324,6 +327,12 @@ def in_parts(plan: Plan, seed: int) -> list[list[Orders]]:
     return told
 
 
+class Unasked:
+    """Nobody asks the run to stop."""
+
+    is_asked = False
+
+
 def walk(
     transport: Transport,
     plan: Plan,
@@ -377,6 +386,7 @@ def walk(
         turn=nullcontext(),
         log=logging.getLogger("mophpc.test"),
         progress=progress,
+        halt=Unasked(),  # type: ignore[arg-type]
     )
     try:
         RankProgram(carrier, equipment, Place(rank, transport.size, "here")).run()

@@ -194,10 +194,10 @@ def test_a_disk_that_is_full_for_final_weights_ends_the_run(tmp_path, store, mon
 def _fill(monkeypatch, prefix: str) -> None:
     real = weights.save_file
 
-    def save_file(tensors, path):
+    def save_file(tensors, path, metadata):
         if path.name.removeprefix(".").startswith(prefix):
             raise SafetensorError("I/O error: No space left on device (os error 28)")
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     monkeypatch.setattr(weights, "save_file", save_file)
 

@@ -30,6 +30,8 @@ class Seen:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    warn = note
+
     def begin(self, plan, configs) -> None: ...
 
     def visited(self, elapsed_s: float, visits: int) -> None:

@@ -42,7 +42,7 @@ def check_run(folder: Path, results: Results) -> None:
     """Check what holds of every run."""
     check_plan(untimed(from_json(plan_of(folder))))
     verdicts = list(verify.verify(folder))
-    assert [v.config for v in verdicts if not v.equal] == []
+    assert [v.config for v in verdicts if v.equal is False] == []
     assert len(verdicts) == len(results.configs)
     for row in results.configs:
         assert row.status in ("done", "stopped", "diverged", "failed")

@@ -54,10 +54,28 @@ def test_long_texts_are_not_broken_and_not_read_as_markup(capsys):
     assert capsys.readouterr().err == "[bold] c000-arch=[cnn] " + "x" * 300 + "\n"
 
 
-def test_off_says_nothing(capsys):
-    show(LiveView("off"))
+def test_off_says_only_what_goes_wrong(capsys):
+    view = LiveView("off")
+    show(view)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
+    view.warn("c002 failed")
+    assert capsys.readouterr().err == "c002 failed\n"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, lambda: OSError(5, "Input/output error")])
+@pytest.mark.parametrize("mode", ["lines", "bar"])
+def test_a_reader_that_has_gone_silences_the_view_and_ends_nothing(monkeypatch, mode, error):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error()
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    view = LiveView(mode)
+    view.note("one")
+    view.warn("two")
+    show(view)
+    view.spent([])
 
 
 def test_a_bar_shows_visits_rate_time_left_and_the_best():

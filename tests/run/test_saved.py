@@ -9,12 +9,14 @@ import sys
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from test_local_run import make_store, run
 
 import mophpc
 from mophpc.cli import main
 from mophpc.errors import RunFolderError, UserError
 from mophpc.verify import verify
+from mophpc.weights_file import check_weights
 
 OBJECTIVE = mophpc.Objective(metric="accuracy", mode="max")
 
@@ -151,3 +153,56 @@ def test_reading_a_run_executes_nothing_of_it(folder, tmp_path):
     assert len(saved.frame()) == 4
     assert len(saved.history()) == 4
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("size", [0, 5, 40, -1, -300])
+def test_weights_that_were_cut_short_are_named_before_they_are_exported(folder, tmp_path, size):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    saved = mophpc.load_run(copy)
+    weights, _ = saved._weights(saved.best, "best")
+    weights.write_bytes(weights.read_bytes()[:size])
+    for call in (lambda: saved.export(tmp_path / "out"), saved.model):
+        with pytest.raises(RunFolderError, match=r"the weights in '.*safetensors' are damaged: "):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_bit_anywhere_in_weights_is_found(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    saved = mophpc.load_run(copy)
+    saved.export(tmp_path / "out")
+    for path in (saved._weights(saved.best, "best")[0], tmp_path / "out/model.safetensors"):
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            with pytest.raises(RunFolderError, match="are damaged"):
+                check_weights(path)
+        with pytest.raises(RunFolderError, match="are damaged"):
+            saved.model() if "copy" in str(path) else mophpc.load_model(tmp_path / "out")
+
+
+def test_weights_of_an_earlier_version_have_no_digest(folder, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(3)}, path)
+    check_weights(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunFolderError, match="its header asks for others"):
+        check_weights(path)
+
+
+def test_half_a_line_at_the_end_of_metrics_is_none_and_another_is_named(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    path = copy / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"config_id":0,"epo')
+    saved = mophpc.load_run(copy)
+    assert saved.history().equals(mophpc.load_run(folder).history())
+    saved.export(tmp_path / "out")
+    path.write_text(whole.replace("}", "", 1))
+    for call in (lambda: saved.export(tmp_path / "other"), saved.history):
+        with pytest.raises(RunFolderError, match=r"line 1 of '.*metrics.jsonl' is damaged"):
+            call()
+    assert not (tmp_path / "other").exists()

@@ -82,6 +82,17 @@ def test_a_source_that_ends_where_it_is_copied_is_there_until_the_copy_is_made()
     check_retold(plan, 0, np.ones((3, 1)), is_late=False)
 
 
+def test_a_plan_that_was_cut_off_before_any_visit_is_over_at_once():
+    plan = Plan(2, 2, 2, 1, (0, 1), ((), ()), "pool", 4, ((0, 0), (0, 0)))
+    check_plan(plan)
+    retold = Retold(plan)
+    orders = retold.tell()
+    assert orders is not None
+    assert all(own.is_last for own in orders)
+    assert retold.is_over
+    assert retold.tell() is None
+
+
 def test_states_that_were_swapped_in_one_breath():
     own = visits("c0e0s0r0n0", "c1e0s0r0n0", "c0e1s0r0n1", "c1e1s0r0n1")
     plan = Plan(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from user_code import build
-from whole_testing import command, journal_is_whole, local_run
+from whole_testing import command, complaint, journal_is_whole, local_run
 
 from mophpc.files import read_lines
 
@@ -107,6 +107,40 @@ def test_verify_notices_a_wrong_byte(
     assert status == 1
     assert "NOT EQUAL" in out
     assert "3 of 4 configs" in out
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", '{"configs": 3}', '{"configs": [{}]}', '{"configs": [1]}']
+)
+def test_verify_names_damaged_results(
+    capsys: Capture, write_experiment: Write, tmp_path: Path, text: str
+) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
+    (tmp_path / "run/results.json").write_text(text)
+    status, _, err = command(capsys, "verify", tmp_path / "run")
+    assert status == 2
+    assert "results.json' is damaged" in complaint(err)
+
+
+def test_verify_does_not_call_equal_what_it_has_not_compared(
+    capsys: Capture, write_experiment: Write, tmp_path: Path
+) -> None:
+    assert local_run(capsys, write_experiment(), tmp_path / "run")[0] == 0
+    path = tmp_path / "run/results.json"
+    record = json.loads(path.read_text())
+    record["configs"][1] |= {"status": "failed", "state_sha256": ""}
+    record["configs"][2] |= {"status": "stopped", "state_sha256": "", "route": []}
+    path.write_text(json.dumps(record))
+    status, out, _ = command(capsys, "verify", tmp_path / "run")
+    assert status == 0
+    assert "c001-width=4,lr=0.05: not verified: failed\n" in out
+    assert "c002-width=8,lr=0.01: not verified: stopped before its first visit\n" in out
+    assert "2 of 2 configs are equal to sequential training; 2 could not be compared" in out
+    status, out, _ = command(capsys, "verify", tmp_path / "run", "-c", "1", "--json")
+    assert status == 1  # nothing was compared
+    (verdict,) = json.loads(out)
+    assert verdict["equal"] is None
+    assert verdict["not_verified"] == "failed"
 
 
 def test_equal_experiments_give_equal_files(
