@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +101,50 @@ def prune(folder: Path, keep: int = 2, *, scratch_age_s: float = SCRATCH_AGE_S) 
         with suppress(OSError):  # as the file server's clock says, whose clock may be another
             if path.stat().st_mtime <= last.stat().st_mtime - scratch_age_s:
                 _remove(path)
+
+
+def batches_in(manifest: Path) -> int:
+    """Return how many batches of its next visit a state has trained, by its name."""
+    found = _MANIFEST.fullmatch(manifest.name)
+    return int(found[2] or 0) if found else 0
+
+
+def remove_after(folder: Path, step: int, batches: int) -> None:
+    """Remove the states that are newer than one with so many visits and batches."""
+    names = _names(folder)
+    for pattern in (_MANIFEST, _TENSORS):
+        for key, path in _matching(folder, pattern, names):
+            if key > (step, batches):
+                _remove(path)
+
+
+def copy_state(manifest: Path, folder: Path, config: str, config_id: int, facts: Any) -> None:
+    """Make a state one of another config.
+
+    Args:
+        manifest: of the state, which is sound.
+        folder: of the other config.
+        config: its name.
+        config_id: its number.
+        facts: what is to be known of the copy.
+
+    Raises:
+        StateError: the manifest is damaged.
+        RunFolderError: a newer version wrote it.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    body = read_manifest(manifest)
+    tensors = tensors_path(manifest, body)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f".{tensors.name}.{os.getpid()}"
+    scratch.unlink(missing_ok=True)
+    try:
+        os.link(tensors, scratch)  # files of states are replaced and never changed
+    except OSError:
+        shutil.copyfile(tensors, scratch)
+    scratch.replace(folder / tensors.name)
+    body |= {"config": config, "config_id": config_id, "facts": facts}
+    write_manifest(folder / manifest.name, {k: v for k, v in body.items() if k != "digest"})
 
 
 def write_manifest(path: Path, body: dict[str, Any]) -> int:

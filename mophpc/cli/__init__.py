@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -74,6 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
             status = 1
             end_others(status)
+    mpi = sys.modules.get("mophpc.hop.mpi")
+    if mpi is not None and mpi.has_lost():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # MPI would wait for those that died
     sys.exit(status)
 
 

@@ -40,6 +40,10 @@ def run(
         bool,
         typer.Option("--resume", help="Go on with the run in the folder, if one was cut off."),
     ] = False,
+    survive: Annotated[
+        bool,
+        typer.Option("--survive", help="Go on without a rank that dies; mpirun --with-ft ulfm."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train every config; start it with mpirun or srun.
@@ -79,6 +83,7 @@ def run(
         progress=progress,
         replay=replay,
         resume=resume,
+        survive=survive,
     )
     if is_root():
         if as_json:

@@ -83,7 +83,12 @@ class LocalTransport:
         self.size = world.size
         self.threaded = False  # a thread per rank is enough
         self.takes_devices = False
+        self.survives = False  # threads die together
         self._world = world
+
+    def survivors(self) -> LocalTransport:
+        """Return the transport as it is."""
+        return self
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> _Posted:
         """Start to send; see `Transport`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -77,6 +78,25 @@ class MpiTransport:
         comm.Free()
         return found
 
+    @property
+    def survives(self) -> bool:
+        """Whether the MPI was told to go on when a process dies."""
+        return os.environ.get(FT_ENABLED) == "1"
+
+    def survivors(self) -> MpiTransport:
+        """Collective among the ranks that live. Return the transport that connects them.
+
+        What is under way on this one fails from now on, on every rank.
+        """
+        global _has_lost, _leads  # noqa: PLW0603  # of this process, to its end
+        _has_lost = True
+        for comm in self._comms:
+            with contextlib.suppress(MPI.Exception):
+                comm.Revoke()
+        found = MpiTransport(self._comms[0].Shrink())
+        _leads = found.rank == 0
+        return found
+
     def abort(self, status: int) -> None:
         """End all ranks. Does not return."""
         sys.stdout.flush()
@@ -123,6 +143,23 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
             f"{launcher} started {ranks} processes but mpi4py sees {size}; {_advice(launcher)}"
         )
     return MpiTransport()
+
+
+FT_ENABLED = "OMPI_MCA_mpi_ft_enable"
+"""Set by Open MPI's mpirun --with-ft ulfm."""
+
+_has_lost = False
+_leads: bool | None = None
+
+
+def leads() -> bool | None:
+    """Return whether this rank is the lowest of those that have gone on; None: none has died."""
+    return _leads
+
+
+def has_lost() -> bool:
+    """Return whether ranks have died and others have gone on: then MPI cannot be ended."""
+    return _has_lost
 
 
 def finalize() -> None:

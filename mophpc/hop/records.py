@@ -74,6 +74,11 @@ class RecordReceiver:
         buffer: Buffer = np.zeros(PIECE_BYTES, dtype=np.uint8)
         self._open[source] = (self._transport.irecv(buffer, source, _TAG, self._channel), buffer)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may still come."""
+        return bool(self._open)
+
     def test(self) -> None:
         """Handle what has arrived."""
         for source in list(self._open):

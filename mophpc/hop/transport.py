@@ -11,9 +11,9 @@ import numpy as np
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
-HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL, STOPS = range(8)
+HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL, STOPS, KEPT = range(9)
 """Channels: messages on one are never matched by receives on another (communicators in MPI)."""
-NUM_CHANNELS = 8
+NUM_CHANNELS = 9
 
 
 class Request(Protocol):
@@ -42,6 +42,13 @@ class Transport(Protocol):
 
     def irecv(self, buffer: Buffer, source: int, tag: int, channel: int) -> Request:
         """Start to receive at most `len(buffer)` bytes; a shorter message fills the front."""
+
+    @property
+    def survives(self) -> bool:
+        """Whether ranks can go on when another one dies."""
+
+    def survivors(self) -> Transport:
+        """Collective among the ranks that live. Return the transport that connects them."""
 
     def abort(self, status: int) -> None:
         """End all ranks of the run with an exit status; may not return."""

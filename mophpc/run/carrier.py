@@ -107,6 +107,10 @@ class Carrier:
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
+        self.retains = False
+        """Whether states that have left are kept until the next visit is made."""
+        self._retained: dict[int, Parcel] = {}
+        self._early: dict[int, int] = {}  # (config, visit) that was made before its hop was over
         self._ended: deque[Parcel] = deque()
         self._retiring: deque[tuple[int, int]] = deque()  # (config, step) that end, in their files
         self._dests: dict[tuple[int, int], int] = {}  # (config, step): told before the visit ended
@@ -205,12 +209,16 @@ class Carrier:
         self._queue.hold()
         return Parcel(config_id, step, self.pool.take(self._nbytes(config_id, step))), True
 
-    def take_all(self) -> tuple[list[Parcel], list[Parcel]]:
+    def take_all(self, *, receives: bool = True) -> tuple[list[Parcel], list[Parcel]]:
         """Return the states that are here and trained by nobody, and those that are leaving.
 
         The former are to be let go of by `free`; the latter must not change.
+
+        Args:
+            receives: whether messages still progress.
         """
-        self.advance()
+        if receives:
+            self.advance()
         here = [*self._kept.values(), *self._undecided.values()]
         here += [arrival.parcel for arrival in self._arrived.values()]
         here += [parcel for parcel, _ in self._landing]
@@ -218,7 +226,16 @@ class Carrier:
             if position not in self._fetched:
                 self._queue.start()
         self._kept, self._undecided, self._arrived, self._landing = {}, {}, {}, []
-        return here, [outgoing.parcel for outgoing, _, _ in self._outgoing]
+        leaving = [outgoing.parcel for outgoing, _, _ in self._outgoing]
+        return here, [*leaving, *self._retained.values()]
+
+    def let_go(self, config_id: int, step: int) -> None:
+        """Let go of a state that was kept for the case that the rank it went to dies."""
+        kept = self._retained.get(config_id)
+        if kept is not None and kept.step <= step:
+            self.pool.give_back(self._retained.pop(config_id).arena)
+        elif kept is None:
+            self._early[config_id] = step
 
     def fetch(self, config_id: int, step: int) -> bool:
         """Receive a state that may have left its last rank, though it is not its turn.
@@ -275,7 +292,7 @@ class Carrier:
             outgoing, hop, start_s = leaving
             if outgoing.test():
                 self._outgoing.remove(leaving)
-                self.free(outgoing.parcel)
+                self._let_leave(outgoing.parcel)
                 self._record("send", hop, (start_s, self._events.now()), outgoing)
         for position in list(self._incoming):
             incoming, start_s = self._incoming[position]
@@ -294,6 +311,21 @@ class Carrier:
         hop = self._hop_to(position)
         incoming = Incoming(self._transport, arena, hop.source, hop.tag)
         self._incoming[position] = (incoming, self._events.now())
+
+    def _let_leave(self, parcel: Parcel) -> None:
+        """Free what has left; or keep it until the next visit is made elsewhere."""
+        if (
+            not self.retains
+            or parcel.diverged
+            or self._early.pop(parcel.config_id, -1) >= parcel.step
+        ):
+            self.free(parcel)
+            return
+        former = self._retained.pop(parcel.config_id, None)
+        if former is not None:
+            self.pool.give_back(former.arena)
+        self._retained[parcel.config_id] = parcel
+        self._queue.release()  # it is beyond what the plan counts
 
     def next_up(self, position: int) -> Parcel | None:
         """Return the state for a visit that is still to come, if it is here and will be trained."""

@@ -219,6 +219,7 @@ class Chief:
             prepared.plan,
             prepared.costs,
             standings,
+            forks=earlier.forks,
             lookahead=lookahead,
             now_s=self._rooms.events.now(),
         )

@@ -66,6 +66,8 @@ def claim(
     goes_on = wanted.resume and folder.experiment.exists()
     if goes_on:
         known.lock = Lock(folder.lock)
+        for failure in folder.path.glob("failure-rank-*.json"):
+            failure.unlink(missing_ok=True)
         if has_begun(folder, settings):
             return _go_on(experiment, folder, settings, store, known)
     record = None if wanted.replay is None else read_plan(wanted.replay)
@@ -126,6 +128,7 @@ def _go_on(
             "changes": told.changes,
             "unbuilt": found.unbuilt,
             "copies": found.copies,
+            "first": told.num_first,
             "reach": [max(visits, default=-1) + 1 for visits in told.visits],
         },
         "time": told.time_s,

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-from mophpc.errors import InterruptError, LostError, Place, PlanError, RunError, UserError
+from mophpc.errors import (
+    InterruptError,
+    LostError,
+    Place,
+    PlanError,
+    RunError,
+    UnreachableError,
+    UserError,
+)
 from mophpc.events import EventLog
 from mophpc.experiment import Experiment
 from mophpc.files import write_json
@@ -17,21 +25,21 @@ from mophpc.hop.collectives import Group
 from mophpc.hop.local import PeerError
 from mophpc.hop.progress import Progress
 from mophpc.hop.records import RecordReceiver, RecordSender
-from mophpc.hop.transport import ORDERS, REPORTS, Transport, wait_until
-from mophpc.report.results import ConfigResult, Results, from_record
+from mophpc.hop.transport import KEPT, ORDERS, REPORTS, Transport, wait_until
+from mophpc.report.results import Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.carrier import Carrier
 from mophpc.run.chief import Chief
 from mophpc.run.claim import claim
-from mophpc.run.coordinator import Coordinator
 from mophpc.run.devices import Chosen, agree_on_devices
 from mophpc.run.folder import RunFolder
 from mophpc.run.halt import Halt
-from mophpc.run.keeper import Keeper, tidy
+from mophpc.run.keeper import Keeper
 from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.ledger import learn_configs
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.memory import peak_rss_bytes
+from mophpc.run.outcome import write_results
 from mophpc.run.ports import View
 from mophpc.run.rank import Equipment, RankProgram
 from mophpc.run.rooms import Rooms
@@ -56,7 +64,7 @@ GRACE_S = 3.0
 """After a signal, the other ranks leave it to rank 0 for so long to end the run."""
 
 
-def run_rank(
+def attend(
     experiment: Experiment,
     folder: RunFolder,
     transport: Transport,
@@ -67,15 +75,20 @@ def run_rank(
     wanted: Wanted = PLAIN,
     turn: AbstractContextManager[Any] | None = None,
 ) -> Results:
-    """Run this rank's part. Collective."""
+    """Run this rank's part, until the run ends or a rank is lost. Collective.
+
+    Raises:
+        LostError: a rank is lost; only where others survive, else all ranks end.
+        UnreachableError: likewise, of a message that failed.
+    """
     group = Group(transport, stop.check)
     watch = Watch(transport, stop)
+    known = Known()
     try:
         if turn is None:  # ranks that are threads end together
             watch.meet(group)
         bound = agree_on_devices(group, chosen, view)
         kind = bound.device.kind
-        known = Known()
         known.search.warn = view.warn
         begun = group.from_root(lambda: claim(experiment, folder, group.size, kind, wanted, known))
         if "results" in begun:
@@ -98,8 +111,10 @@ def run_rank(
             )
         )
         watch.begin(folder, rooms.log, experiment.faults.hang_s)
-        return _walk(rooms, experiment, begun, stop, known)
+        return _walk(rooms, experiment, begun, stop, known, wanted)
     except LostError as error:  # every rank that sees it has said it, or left it to one that does
+        if wanted.survive:
+            raise
         # Launchers end all when a process dies, and most do it with fewer words than MPI_Abort.
         time.sleep(ABORT_S if watch.speaks else GRACE_S)
         transport.abort(error.exit_status)
@@ -117,6 +132,8 @@ def run_rank(
         raise
     finally:
         watch.close("failed")  # the first word counts
+        if known.lock is not None:
+            known.lock.close()
 
 
 def _walk(
@@ -125,9 +142,10 @@ def _walk(
     begun: dict[str, Any],
     stop: StopFlag,
     known: Known,
+    wanted: Wanted,
 ) -> Results:
     """Set up and make the visits; an error that only this rank has ends all ranks."""
-    walk, transport = _Walk(rooms, stop), rooms.transport
+    walk, transport = _Walk(rooms, stop, survives=wanted.survive), rooms.transport
     try:
         replay, directed = begun["replay"], begun["directed"]
         again = None if replay is None else from_json(replay)
@@ -150,6 +168,7 @@ def _walk(
         error = rooms.watch.instead_of(raised)
         walk.close("interrupted" if isinstance(error, InterruptError) else "failed")
         agreed = isinstance(error, UserError) and not walk.visiting
+        agreed = agreed or (wanted.survive and isinstance(error, UnreachableError))
         if agreed or isinstance(error, InterruptError | PeerError | LostError):
             rooms.log.warning("ends: %s", error)
             if rooms.is_root and not walk.visiting and not isinstance(error, LostError):
@@ -168,7 +187,7 @@ def _walk(
 class _Walk:
     """The visits of one rank, with messages looked after in between."""
 
-    def __init__(self, rooms: Rooms, stop: StopFlag) -> None:
+    def __init__(self, rooms: Rooms, stop: StopFlag, *, survives: bool = False) -> None:
         transport = rooms.transport
         self._rooms = rooms
         self._transport = transport
@@ -181,6 +200,8 @@ class _Walk:
         self._program: RankProgram | None = None
         self._writer = Writer(rooms.events, rooms.log, self._meanwhile)
         self._halt: Halt | None = None
+        self._survives = survives
+        self._kept: RecordSender | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
         self._aside: BaseException | None = None  # raised while messages were looked after
 
@@ -248,10 +269,17 @@ class _Walk:
         self._connect(experiment, prepared, carrier, in_parts)
 
         def step() -> bool:
-            carrier.advance()
-            if self._program is not None:
-                self._program.look_ahead()
-            self._exchange()
+            if self._halt is not None and self._halt.loss is not None:
+                return False
+            try:
+                carrier.advance()
+                if self._program is not None:
+                    self._program.look_ahead()
+                self._exchange()
+            except UnreachableError as error:
+                if self._halt is None:
+                    raise
+                self._halt.lose(error)
             return carrier.flows
 
         # One rank has no messages, and its training needs no thread beside it.
@@ -265,7 +293,8 @@ class _Walk:
             with progress.lock, self._messages():
                 send(record)
 
-        self._halt = halt = Halt(transport, self._stop, experiment.signals.limit_s, report)
+        limit_s, survives = experiment.signals.limit_s, self._survives
+        self._halt = halt = Halt(transport, self._stop, limit_s, report, survives=survives)
         carrier.is_stopping = lambda: halt.is_asked
         if self._chief is not None:
             self._chief.follow(halt)
@@ -286,6 +315,7 @@ class _Walk:
             progress=progress,
             halt=halt,
             pause=self._pause,
+            acknowledge=self._acknowledge,
             between=self._think,
             sign=rooms.watch.sign,
         )
@@ -338,8 +368,28 @@ class _Walk:
             others = range(1, transport.size)
             self._receivers.append(RecordReceiver(transport, REPORTS, others, chief.handle))
             chief.begin()
+        if self._survives and transport.size > 1:
+            self._keep_copies(carrier)
         if not in_parts:
             carrier.tell(whole(plan, transport.rank))
+
+    def _keep_copies(self, carrier: Carrier) -> None:
+        """Keep states that have left until they were trained elsewhere, which others then say."""
+
+        def let_go(record: dict[str, Any]) -> None:
+            if "config" in record:
+                carrier.let_go(record["config"], record["step"])
+
+        transport = self._transport
+        self._kept = RecordSender(transport, KEPT)
+        others = [rank for rank in range(transport.size) if rank != transport.rank]
+        self._receivers.append(RecordReceiver(transport, KEPT, others, let_go))
+        carrier.retains = True
+
+    def _acknowledge(self, source: int, config_id: int, step: int) -> None:
+        if self._kept is not None and self._progress is not None:
+            with self._progress.lock:
+                self._kept.send({"config": config_id, "step": step}, source)
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
@@ -354,6 +404,12 @@ class _Walk:
             self._stop.check()
         else:
             self._halt.notice()
+
+    def _all_said(self) -> bool:
+        """Whether no message of a record is under way, so that MPI can end."""
+        self._exchange()
+        assert self._kept is not None
+        return self._kept.test() and not any(receiver.is_open for receiver in self._receivers)
 
     def _pause(self) -> None:
         """Wait for what other ranks do."""
@@ -375,7 +431,11 @@ class _Walk:
 
     def _exchange(self) -> None:
         """Let records progress."""
+        if self._halt is not None and self._halt.loss is not None:
+            return
         with self._messages():
+            if self._kept is not None:
+                self._kept.test()
             self._sender.test()
             self._orders.test()
             if self._halt is not None:
@@ -428,35 +488,10 @@ class _Walk:
         wait_until(done, self._notice)
         if not halt.is_over:
             self._program.put_away()
+        if self._kept is not None:
+            for rank in range(self._transport.size):
+                if rank != self._transport.rank:
+                    self._kept.send({"last": True}, rank)
+            wait_until(self._all_said, self._stop.check)
         self._rooms.group.barrier()
         record_clock(self._rooms)  # clocks drift apart in a long run
-
-
-def write_results(
-    coordinator: Coordinator, experiment: Experiment, folder: RunFolder
-) -> dict[str, Any]:
-    """Write results.json and results.csv; return the former."""
-    rows = []
-    for config, history in zip(coordinator.configs, coordinator.histories, strict=True):
-        final = history.final or {"status": "unfinished", "state_sha256": ""}
-        metrics = history.last
-        tidy(folder, config, experiment.checkpoints, experiment.objective, history.epochs)
-        rows.append(
-            ConfigResult(
-                config_id=config.config_id,
-                config=config.name,
-                status=final["status"],
-                hyperparameters=dict(config.values),
-                epochs=history.count,
-                final={k: v for k, v in metrics.items() if k != "seconds"},
-                best=history.best,
-                best_epoch=history.best_epoch,
-                state_sha256=final["state_sha256"],
-                route=coordinator.route(config.config_id),
-                lineage=coordinator.ledger.lineage_of(config.config_id),
-            )
-        )
-    objective = experiment.objective
-    results = Results(objective.metric, objective.mode or "min", coordinator.best(), rows)
-    results.write(folder.results, folder.table)
-    return results.record()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mophpc.errors import InterruptError
+from mophpc.errors import InterruptError, MophpcError, UnreachableError
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import STOPS, Transport
 from mophpc.run.stopping import StopFlag
@@ -31,6 +31,7 @@ class Halt:
         stop: notices signals.
         limit_s: seconds that states may take to be written.
         report: takes a record for rank 0.
+        survives: whether the others go on when a rank is lost.
     """
 
     def __init__(
@@ -39,11 +40,16 @@ class Halt:
         stop: StopFlag,
         limit_s: float,
         report: Callable[[Record], None],
+        *,
+        survives: bool = False,
     ) -> None:
         self._rank = transport.rank
         self._stop = stop
         self._limit_s = limit_s
         self._report = report
+        self._survives = survives
+        self.loss: MophpcError | None = None
+        """Why messages are of no use any more: a rank is lost, and the others go on."""
         self._is_announced = False
         self._deadline_s: float | None = None
         self._receivers: list[RecordReceiver] = []
@@ -61,6 +67,9 @@ class Halt:
         Raises:
             LostError: another rank is lost.
         """
+        if self._survives and self._stop.loss is not None:
+            self.loss = self.loss or self._stop.loss
+            return
         self._stop.check()
         name = self._stop.signal_name
         if name is not None and not self._is_announced:
@@ -85,15 +94,27 @@ class Halt:
     @property
     def is_asked(self) -> bool:
         """Whether this rank should stop at its next safe point."""
-        return self._deadline_s is not None
+        return self._deadline_s is not None or self.loss is not None
 
     @property
     def is_late(self) -> bool:
         """Whether no time is left to write states."""
         return self._deadline_s is not None and time.monotonic() > self._deadline_s
 
-    def error(self) -> InterruptError:
+    def lose(self, error: UnreachableError) -> None:
+        """Take a message that failed.
+
+        Raises:
+            UnreachableError: the run does not go on without the other rank.
+        """
+        if not self._survives:
+            raise error
+        self.loss = self.loss or error
+
+    def error(self) -> MophpcError:
         """Return what a rank that has stopped raises."""
+        if self.loss is not None:
+            return self.loss
         return InterruptError(f"interrupted by {self.reason}")
 
 

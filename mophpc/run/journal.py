@@ -128,6 +128,8 @@ class Told:
     """The time from which the run's seconds are counted."""
     num_ranks: int = 0
     """Of the run's first part."""
+    num_first: int = 0
+    """Configs that there were at the beginning; the others came on the way."""
     configs: list[tuple[str, dict[str, Value]]] = field(default_factory=list)
     """Name and first hyperparameters, by config_id."""
     changes: list[Record] = field(default_factory=list)
@@ -152,6 +154,7 @@ class Told:
             self.num_ranks = self.num_ranks or int(line["num_ranks"])
             for name, values in line["configs"]:
                 self._begin(str(name), dict(values))
+            self.num_first = self.num_first or len(self.configs)
         elif line["kind"] == "promise":
             for item in line.get("news", ()):
                 if "like" in item:

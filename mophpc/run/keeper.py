@@ -6,6 +6,7 @@ No rank asks another: the values of the best epochs so far travel with the confi
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -166,10 +167,11 @@ def tidy(
     objective: Objective,
     history: Mapping[int, Mapping[str, float]],
 ) -> None:
-    """Leave of a config's weights what is to be kept, under their names, when all is written.
+    """Leave of a config's files what is to be kept, under their names, when all is written.
 
     There are more where one rank was so late to write an epoch's that another, which removes them,
-    was there first. A config that ended without knowing it has its last under another name.
+    was there first. A config that ended without knowing it has its last under another name. A state
+    that a rank was late to write is there after the others were removed.
 
     Args:
         folder: of the run.
@@ -178,6 +180,7 @@ def tidy(
         objective: by which epochs are better or worse.
         history: metrics by epoch.
     """
+    shutil.rmtree(folder.states(config), ignore_errors=True)
     if (newest := folder.last_epochs(config)) and not folder.weights(config).exists():
         folder.last_weights(config, newest.pop()).replace(folder.weights(config))
     for epoch in newest:

@@ -18,6 +18,8 @@ class Wanted:
     """The `plan.json` of an earlier run, to be walked again."""
     resume: bool = False
     """Whether the run that the folder holds goes on, if it holds one."""
+    survive: bool = False
+    """Whether the others go on when a rank dies."""
 
 
 PLAIN = Wanted()

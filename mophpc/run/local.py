@@ -12,12 +12,12 @@ from mophpc.errors import InterruptError, LaunchError, MophpcError
 from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
-from mophpc.run.conduct import run_rank
 from mophpc.run.devices import bind_device
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import PLAIN, Wanted
 from mophpc.run.ports import View
 from mophpc.run.stopping import StopFlag
+from mophpc.run.survive import run_rank
 
 
 def run_local(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -46,6 +47,8 @@ class Equipment:
     halt: Halt
     pause: Callable[[], None] = lambda: None
     """Called while all that is left to do is to wait."""
+    acknowledge: Callable[[int, int, int], None] = lambda *_: None
+    """Told of a visit that was made: the rank that the state came from, config and visit."""
     between: Callable[[], None] = lambda: None
     """Called between two visits."""
     sign: Sign = field(default_factory=lambda: Sign(own_whereabouts(0, 1)))
@@ -116,6 +119,8 @@ class RankProgram:
                 is_made = self._visit(stop, parcel, draft)
             if not is_made:
                 return
+        if stop.receive is not None:
+            self._at.acknowledge(stop.receive.source, visit.config_id, visit.step)
         parcel.step += 1
         self._carrier.pass_on(stop, parcel)
         self._carrier.advance()
@@ -277,7 +282,7 @@ class RankProgram:
         """
         halt, states = self._at.halt, self._at.states
         is_first = True
-        while not (halt.is_over or halt.is_late):
+        while not (halt.is_over or halt.is_late or halt.loss):
             halt.wanted = [pair for pair in halt.wanted if not self._carrier.fetch(*pair)]
             here, leaving = self._carrier.take_all()
             for parcel in [*here, *leaving]:
@@ -291,6 +296,11 @@ class RankProgram:
                 is_first = False
                 self._at.report({"kind": "paused", "rank": self.place.rank})
             self._at.pause()
+        if halt.loss:
+            for parcel in itertools.chain(*self._carrier.take_all(receives=False)):
+                if not parcel.diverged:
+                    self._put(parcel, None)
+            states.settle()
         raise halt.error()
 
     def _put(self, parcel: Parcel, cursor: Any) -> None:

@@ -20,9 +20,17 @@ from mophpc.files import read_lines
 from mophpc.run.differences import differences
 from mophpc.run.folder import RunFolder, read_settings
 from mophpc.run.journal import Told, read_journal
+from mophpc.schedule.plan import Fork
 from mophpc.schedule.resume import Standing
 from mophpc.search.space import Config
-from mophpc.state_folder import check_state, list_states, read_manifest
+from mophpc.state_folder import (
+    batches_in,
+    check_state,
+    copy_state,
+    list_states,
+    read_manifest,
+    remove_after,
+)
 
 Record = dict[str, Any]
 Metrics = dict[str, float]
@@ -42,9 +50,11 @@ class Resumption:
     """Of configs that have ended, and whose weights are there."""
     steps: list[int] = field(default_factory=list)
     """By config_id: the visit that its newest state is ready for; 0: initial weights."""
-    sources: dict[int, int] = field(default_factory=dict)
-    """By config_id: the config of whose state it gets a copy that it has not got yet."""
+    forks: list[Fork] = field(default_factory=list)
+    """Copies that are made again, since no state from after them is kept."""
 
+    _batches: dict[int, int] = field(default_factory=dict)
+    """By config_id, of the visit `steps` that its newest state has made already, if it has any."""
     _copied: set[tuple[int, int]] = field(default_factory=set)
     """(config, step) of states that are copies of others'."""
 
@@ -52,23 +62,35 @@ class Resumption:
         """Take over which states are sound.
 
         Args:
-            states: config, step and facts of each; of each config's the sound one comes first, and
-                those before it tell what rank 0 has not heard of.
+            states: config, step, batches and facts of each; of each config's the sound one comes
+                first, and those before it tell what rank 0 has not heard of.
         """
         if not self.steps:
             self.steps = [0] * len(self.told.configs)
-        for config_id, step, found in states:
-            self.steps[config_id] = max(step, self.steps[config_id])
+        seen: set[int] = set()
+        for config_id, step, batches, found in states:
+            if config_id not in seen:
+                seen.add(config_id)
+                self._stand(config_id, step, batches)
             facts = found if isinstance(found, dict) else {}
             if facts.get("copied"):
                 self._copied.add((config_id, step))
             self._hear(config_id, step, facts.get("metrics"))
         for config_id, final in self.finals.items():
-            self.steps[config_id] = final["steps"]
+            self._stand(config_id, final["steps"])
         for config_id in range(len(self.steps)):
-            if not self._knows_all(config_id):
-                self.steps[config_id] = 0
-                self.finals.pop(config_id, None)
+            has_none = config_id not in self.finals and self.steps[config_id] == 0
+            if has_none or not self._knows_all(config_id):
+                self._begin_anew(config_id)
+
+    def _stand(self, config_id: int, step: int, batches: int = 0) -> None:
+        self.steps[config_id] = step
+        self._batches[config_id] = batches
+
+    def _begin_anew(self, config_id: int) -> None:
+        """Let a config go on from its initial weights, or from the copy that it began with."""
+        self.finals.pop(config_id, None)
+        self._stand(config_id, min(self.told.visits[config_id], default=0))
 
     def hear_final(self, config_id: int, final: Record) -> None:
         """Take over how a config has ended."""
@@ -89,35 +111,80 @@ class Resumption:
         lasts = (s for s in visits if s < step and s % self.num_shards == self.num_shards - 1)
         return all((config_id, last // self.num_shards) in self.metrics for last in lasts)
 
-    def tidy(self, folder: RunFolder) -> None:
-        """Remove the states of configs that have ended, from which nothing goes on any more."""
-        for config_id in self.finals.keys() - self.sources.values():
-            name, values = self.told.configs[config_id]
-            states = folder.states(Config(config_id, values, name))
-            shutil.rmtree(states, ignore_errors=True)
-
     def find_copies(self, folder: RunFolder) -> None:
-        """Find the states of which copies were decided on, and not made before the run was cut off.
+        """Find out how copies that were decided on are made again, where no state has them.
+
+        Their source passes there again, if need be from an earlier state or from its beginning.
 
         Raises:
-            RunFolderError: one is not there any more.
+            OSError: the disk is full.
         """
-        last = {news["config_id"]: news for news in self.told.changes}
-        for config_id, news in last.items():
-            source, step = news["like"], news["step"]
-            newest = self.steps[config_id]
-            is_there = newest > step or (config_id, step) in self._copied
-            if is_there or config_id in self.finals:
-                continue
-            name, values = self.told.configs[source]
-            made = list_states(folder.states(Config(source, values, name)))
-            if not any(_is_sound(path) for at, path in made if at == step):
-                raise RunFolderError(
-                    f"'{folder.path}' cannot go on: {self.told.configs[config_id][0]} was to get a "
-                    f"copy of the state of {name} after {step // self.num_shards} epochs, and "
-                    f"there is no sound file of that state; begin a new run"
-                )
-            self.sources[config_id], self.steps[config_id] = source, step
+        changes = self.told.changes
+        for news in changes:
+            if self._lacks(news) and self._is_beyond(news):
+                self._copy(folder, news)
+        while True:
+            lacking = [news for news in changes if self._lacks(news)]
+            beyond = [news for news in lacking if self._is_beyond(news)]
+            if not beyond:
+                break
+            self._go_back(folder, beyond[0]["like"], beyond[0]["step"])
+        self.forks = [Fork(news["config_id"], news["step"], news["like"]) for news in lacking]
+
+    def _lacks(self, news: Record) -> bool:
+        """Whether a config's newest state is from before a copy."""
+        config_id, step = news["config_id"], news["step"]
+        at = (self.steps[config_id], self._batches.get(config_id, 0))
+        is_after = at > (step, 0) or (at == (step, 0) and (config_id, step) in self._copied)
+        return not is_after and config_id not in self.finals
+
+    def _is_beyond(self, news: Record) -> bool:
+        """Whether the source of a copy will not pass there again."""
+        source = news["like"]
+        at = (self.steps[source], self._batches.get(source, 0))
+        return at > (news["step"], 0) or source in self.finals
+
+    def _copy(self, folder: RunFolder, news: Record) -> None:
+        """Make a copy of the file of a state, if it is there."""
+        config, step = self._config(news["config_id"]), news["step"]
+        for path in self._kept(folder, news["like"], step, step):
+            states = folder.states(config)
+            copy_state(path, states, config.name, config.config_id, {"copied": True})
+            self._copied.add((config.config_id, step))
+            self._stand(config.config_id, step)
+
+    def _go_back(self, folder: RunFolder, config_id: int, step: int) -> None:
+        """Let a config go on from a state that it had at a step or before."""
+        kept = self._kept(folder, config_id, 1, step)
+        self._begin_anew(config_id)
+        if kept:
+            self._stand(config_id, read_manifest(kept[0])["step"])
+
+    def _kept(self, folder: RunFolder, config_id: int, least: int, most: int) -> list[Path]:
+        """Return the manifest of the newest sound state at a step in these bounds, or nothing."""
+        states = reversed(list_states(folder.states(self._config(config_id))))
+        found = [path for at, path in states if least <= at <= most and not batches_in(path)]
+        return next(([path] for path in found if _is_sound(path)), [])
+
+    def _config(self, config_id: int) -> Config:
+        name, values = self.told.configs[config_id]
+        return Config(config_id, values, name)
+
+    def fail(self, config_ids: Sequence[int]) -> None:
+        """Take over which configs, of those that came on the way, cannot be built."""
+        for config_id in config_ids:
+            facts = {"status": "failed", "steps": 0, "state_sha256": ""}
+            self.finals[config_id] = {"kind": "final", "config": config_id} | facts
+            self._stand(config_id, 0)
+
+    def tidy(self, folder: RunFolder) -> None:
+        """Remove the states from which nothing goes on any more."""
+        for config_id, step in enumerate(self.steps):
+            states = folder.states(self._config(config_id))
+            if config_id in self.finals:
+                shutil.rmtree(states, ignore_errors=True)
+            else:  # what is damaged would be taken for newer than what is to come
+                remove_after(states, step, self._batches.get(config_id, 0))
 
     def standings(self) -> list[Standing]:
         """Return where every config stands."""
@@ -133,8 +200,7 @@ class Resumption:
         promised: list[int] = []
         while (visit := visits.get(step + len(promised))) is not None:
             promised.append(visit.shard)
-        source = self.sources.get(config_id)
-        found = Standing(step=step, promised=tuple(promised), done=done, source=source)
+        found = Standing(step=step, promised=tuple(promised), done=done)
         goal = self.told.goals.get(config_id)
         return found if goal is None else replace(found, end=goal.end, is_over=goal.is_over)
 
@@ -276,7 +342,7 @@ def _is_sound(path: Path) -> bool:
 def sound_states(
     folder: RunFolder, configs: Sequence[Config], mine: Sequence[int], told: Sequence[int]
 ) -> tuple[list[list[Any]], list[str]]:
-    """Return [config, step, facts] of states, and what is damaged.
+    """Return [config, step, batches, facts] of states, and what is damaged.
 
     Of each config the newest that is sound comes first; those before it are not looked at further.
 
@@ -303,5 +369,5 @@ def sound_states(
                 if is_first:
                     damaged.append(str(error))
                 continue
-            found.append([config_id, step, facts])
+            found.append([config_id, step, batches_in(path), facts])
     return found, damaged

@@ -6,7 +6,7 @@ A mistake found on any rank is raised on all, so that none waits for one that ha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -105,7 +105,10 @@ def prepare_run(
     skipped = [*again.get("unbuilt", ()), *again.get("copies", ())]
     skipped += [config_id for config_id, (begin, _) in enumerate(spans) if begin]
     probed = [c for c in range(len(configs)) if c not in skipped]
-    _lay_out(rooms, trainer, probed, len(configs), first_shard, store.shard_rows)
+    late = range(again["first"], len(configs)) if "first" in again else ()
+    failed = _lay_out(rooms, trainer, probed, len(configs), first_shard, store.shard_rows, late)
+    if known.resumption is not None:
+        known.resumption.fail(failed)
     trainer.learn(again.get("changes", ()))
     # States come first, then rows where there is room left.
     group.attempt(lambda: _make_room(rooms, trainer, experiment.device.buffers))
@@ -166,12 +169,18 @@ def _lay_out(
     num_configs: int,
     rows: Rows,
     shard_rows: tuple[int, ...],
-) -> None:
-    """Collective. Find out how the states of some configs are laid out."""
+    late: Container[int] = (),
+) -> list[int]:
+    """Collective. Find out how the states of some configs are laid out; return those that cannot.
+
+    Of a config that came on the way, that is no mistake that ends a run.
+    """
     if rooms.is_root:
         rooms.view.note(f"trying {num_configs} configs on a batch")
-    own = rooms.group.attempt(lambda: _probe_own(rooms, trainer, probed, rows, shard_rows))
-    trainer.adopt(_share_probes(rooms.group, own, num_configs), shard_rows)
+    own = rooms.group.attempt(lambda: _probe_own(rooms, trainer, probed, rows, shard_rows, late))
+    probes = _share_probes(rooms.group, own, num_configs)
+    trainer.adopt(probes, shard_rows)
+    return [config_id for config_id in probed if probes[config_id] is None]
 
 
 def _send_directly(rooms: Rooms, trainer: TorchTrainer, *, checked: bool) -> None:
@@ -213,6 +222,7 @@ def _probe_own(
     probed: Sequence[int],
     rows: Rows,
     shard_rows: tuple[int, ...],
+    late: Container[int],
 ) -> list[Any]:
     """Probe every size-th config: the ranks share the work."""
     found = []
@@ -222,6 +232,9 @@ def _probe_own(
             try:
                 probe = trainer.probe(config_id, rows, shard_rows)
             except ExperimentError as error:
+                if config_id in late:
+                    rooms.log.warning("%s", error, exc_info=error)
+                    continue
                 if error.__cause__ is None:
                     raise
                 log = os.path.relpath(rooms.folder.log(rooms.group.rank))

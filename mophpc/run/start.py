@@ -9,12 +9,12 @@ from mophpc.errors import ExperimentError, LaunchError
 from mophpc.experiment import Experiment
 from mophpc.report.live import LiveView
 from mophpc.report.results import Results
-from mophpc.run.conduct import run_rank
 from mophpc.run.devices import bind_device, local_rank_of
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import Wanted
 from mophpc.run.local import run_local
 from mophpc.run.stopping import StopFlag
+from mophpc.run.survive import run_rank
 
 PROGRESS = ("auto", "bar", "lines", "off")
 
@@ -28,6 +28,7 @@ def run_experiment(
     progress: str = "auto",
     replay: str | Path | None = None,
     resume: bool = False,
+    survive: bool = False,
 ) -> Results:
     """Train every config of an experiment. Collective: all ranks of the launcher call it.
 
@@ -40,6 +41,7 @@ def run_experiment(
         replay: the `plan.json` of an earlier run, to be walked again as it is.
         resume: go on with the run that `out` holds, if it holds one that was cut off; return the
             results of one that has ended.
+        survive: let the others go on when a rank dies; needs an MPI that does.
 
     Returns:
         The results, on every rank.
@@ -58,7 +60,7 @@ def run_experiment(
     folder = RunFolder(Path(out).resolve())
     if replay is not None and resume:
         raise LaunchError(f"replay is '{replay}' and resume is true; leave one out")
-    wanted = Wanted(None if replay is None else Path(replay), resume)
+    wanted = Wanted(None if replay is None else Path(replay), resume, survive)
     view = LiveView(progress)
     with StopFlag(experiment.signals.also) as stop:
         if transport == "local":

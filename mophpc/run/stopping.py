@@ -80,6 +80,15 @@ class StopFlag:
         self._loss = loss
 
     @property
+    def loss(self) -> LostError | None:
+        """What `end` was told."""
+        return self._loss
+
+    def go_on(self) -> None:
+        """Forget the rank that is lost: the others go on without it."""
+        self._loss, self.is_orderly = None, False
+
+    @property
     def signalled_s(self) -> float | None:
         """How many seconds ago the signal came; None: none came."""
         return None if self._signal is None else time.monotonic() - self._noted_s

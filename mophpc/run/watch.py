@@ -244,13 +244,16 @@ class Watch:
 
     @property
     def _word(self) -> Path:
-        """Holds what one rank has found of another; rank 0's process is in its name.
+        """Holds what one rank has found of another.
 
-        So what an earlier run has found here is not taken for news.
+        Rank 0's process is in its name, and the number of ranks: so what an earlier run has found
+        here, or this one before it went on without a rank, is not taken for news.
         """
         assert self._folder is not None
         root = self._ranks[0]
-        return place_file(self._folder.path, 0).with_name(f"lost-{root.pid}-{root.born}.json")
+        return place_file(self._folder.path, 0).with_name(
+            f"lost-{root.pid}-{root.born}-{root.num_ranks}.json"
+        )
 
     def _hear(self) -> LostError | None:
         """Return what another rank has found."""

@@ -104,12 +104,13 @@ class Submitted:
     def start_again(self, restarts: int = 1) -> None:
         """Let a job that was put back start at once: Slurm waits two minutes by itself."""
         self.wait_for("PENDING", restarts=restarts, timeout=60.0)
-        # The end of the script that goes would be taken for that of the one that comes.
+        # The end of the script that goes would be taken for that of the one that comes, and a node
+        # refuses a job again in the seconds in which it has ended it.
         limit = time.monotonic() + 30.0
         while self._is_on_a_node():
             assert time.monotonic() < limit, self.log
             time.sleep(0.05)
-        time.sleep(0.5)
+        time.sleep(2.1)
         if self.facts()["JobState"] == "PENDING":
             self.cluster.command("scontrol", "update", f"JobId={self.job}", "StartTime=now")
 

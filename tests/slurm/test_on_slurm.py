@@ -28,16 +28,15 @@ def check_done(submitted, capsys, epochs: int = EPOCHS) -> None:
     assert stop.value.code == 0, capsys.readouterr()
 
 
-@pytest.mark.parametrize("mpi", ["srun", "mpirun"])
-def test_a_plain_run_on_all_nodes(submit, capsys, mpi):
-    submitted = submit("--nodes", "4", "--mpi", srun() if mpi == "srun" else mpi)
+def test_a_plain_run_on_all_nodes_by_mpirun(submit, capsys):
+    submitted = submit("--nodes", "4", "--mpi", "mpirun")
     facts = submitted.wait_for("COMPLETED", "FAILED")
     assert facts["JobState"] == "COMPLETED", submitted.log
     check_done(submitted, capsys, epochs=2)
     assert len(list((submitted.run / "events").glob("rank-*.jsonl"))) == 4
 
 
-def test_several_ranks_and_gpus_per_node_and_staging(submit, capsys, tmp_path):
+def test_several_ranks_and_gpus_per_node_and_staging_by_srun(submit, capsys, tmp_path):
     stage = tmp_path / "stage"
     options = ["--nodes", "2", "--gpus-per-node", "2", "--stage", stage, "--mem", "500M"]
     submitted = submit(*options, "--mpi", srun(), "--", "--device", "cpu")
@@ -46,11 +45,12 @@ def test_several_ranks_and_gpus_per_node_and_staging(submit, capsys, tmp_path):
     assert facts["TresPerNode"] in ("gres:gpu:2", "gpu:2")
     assert facts["NumNodes"] == "2"
     check_done(submitted, capsys, epochs=2)
+    assert len(list((submitted.run / "events").glob("rank-*.jsonl"))) == 4
     assert any(stage.rglob("*")), "nothing was staged"
 
 
 def test_an_array_makes_the_run_several_times(submit):
-    submitted = submit("--nodes", "2", "--mpi", srun(), "--array", "2", "--no-check")
+    submitted = submit("--mpi", srun(), "--array", "2", "--no-check")
     for number in ("1", "2"):
         part = f"{submitted.job}_{number}"
         type(submitted)(submitted.cluster, part, submitted.folder).wait_for("COMPLETED")
@@ -64,7 +64,7 @@ def test_an_array_makes_the_run_several_times(submit):
 
 
 def test_a_mistake_ends_the_job_with_its_status(submit):
-    submitted = submit("--nodes", "2", "--mpi", srun(), "--no-check", "--", "--replay", "none.json")
+    submitted = submit("--mpi", srun(), "--no-check", "--", "--replay", "none.json")
     facts = submitted.wait_for("COMPLETED", "FAILED")
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0"), submitted.log
     assert "none.json" in submitted.log
@@ -79,16 +79,15 @@ def interrupted(submit, *options: str):
 
 
 def check_went_on(submitted, capsys) -> None:
-    """Check that a run which was put back into the queue went on, and ended well."""
+    """Check that a run which was put back into the queue goes on, and ends well."""
     submitted.start_again()
     facts = submitted.wait_for("COMPLETED", "FAILED", restarts=1)
     assert facts["JobState"] == "COMPLETED", submitted.log
     check_done(submitted, capsys)
 
 
-@pytest.mark.parametrize("mpi", ["srun", "mpirun"])
-def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, capsys, mpi):
-    submitted = interrupted(submit, "--mpi", srun() if mpi == "srun" else mpi)
+def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, capsys):
+    submitted = interrupted(submit, "--mpi", "mpirun")
     cluster.command("scancel", "--batch", "--signal=USR1", submitted.job)
     check_went_on(submitted, capsys)
     assert submitted.log.count("goes back into the queue") == 1
@@ -135,7 +134,7 @@ def test_a_node_that_goes_down(submit, cluster, capsys):
 def at_its_limit(submit):
     """A run whose time is over while the other tests are under way; Slurm has whole minutes."""
     words = ["--nodes", "2", "--requeue", "--no-check", "--time", "1", "--signal", "USR1@40"]
-    words += ["--mpi", srun(), "--", "--costs", "equal"]
+    words += ["--mpi", srun(), "--sbatch-option", "nodelist=n2,n3", "--", "--costs", "equal"]
     # Slurm looks at limits every 30 seconds.
     return submit(*words, epochs=LONG, slow_s=0.06)
 

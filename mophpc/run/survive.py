@@ -1,0 +1,77 @@
+"""The part of one rank, again and again where ranks die and the others are to go on.
+
+When a rank is lost, those that live write the states that they have, connect anew without it, and
+go on as a run does that was cut off: the journal says what was promised, and the newest state of
+each config is on disk. The lowest of them leads; the shards of the lost one are theirs now.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from mophpc.errors import LaunchError, LostError, UnreachableError
+from mophpc.experiment import Experiment
+from mophpc.hop.transport import Transport
+from mophpc.report.results import Results
+from mophpc.run.conduct import attend
+from mophpc.run.devices import Chosen
+from mophpc.run.folder import RunFolder
+from mophpc.run.known import PLAIN, Wanted
+from mophpc.run.ports import View
+from mophpc.run.stopping import StopFlag
+
+
+def run_rank(
+    experiment: Experiment,
+    folder: RunFolder,
+    transport: Transport,
+    view: View,
+    stop: StopFlag,
+    chosen: Chosen,
+    *,
+    wanted: Wanted = PLAIN,
+    turn: AbstractContextManager[Any] | None = None,
+) -> Results:
+    """Run this rank's part. Collective.
+
+    Raises:
+        LaunchError: ranks are to survive, and the MPI ends them all when one dies.
+    """
+    if wanted.survive:
+        check_survival(experiment, transport)
+    while True:
+        try:
+            return attend(
+                experiment, folder, transport, view, stop, chosen, wanted=wanted, turn=turn
+            )
+        except (LostError, UnreachableError) as error:
+            if not wanted.survive or transport.size == 1:
+                raise
+            begin_s = time.monotonic()
+            transport = transport.survivors()
+            stop.go_on()
+            wanted = replace(wanted, resume=True, replay=None)
+            if transport.rank == 0:
+                took_s = time.monotonic() - begin_s
+                view.warn(f"mophpc: {error}; {transport.size} go on, connected in {took_s:.2g} s")
+
+
+def check_survival(experiment: Experiment, transport: Transport) -> None:
+    """Return if ranks can go on when one dies.
+
+    Raises:
+        LaunchError: they cannot.
+    """
+    if not transport.survives:
+        raise LaunchError(
+            "--survive needs an MPI that goes on when a process dies: start with Open MPI's "
+            "'mpirun --with-ft ulfm'"
+        )
+    if experiment.checkpoints.states == "off":
+        raise LaunchError(
+            'checkpoints.states is "off", and --survive needs states to go on from; allowed: '
+            '"epoch" or minutes'
+        )
