@@ -421,7 +421,8 @@ def test_a_disk_that_is_full_for_states_ends_nothing(
     check(tmp_path / "run", results)
     assert digests(results) == digests(undisturbed)
     logs = [path.read_text() for path in sorted((tmp_path / "run/logs").iterdir())]
-    assert sum(log.count("No space left on device") for log in logs) in (1, 2)
+    told = sum(log.count("No space left on device") for log in logs)
+    assert told in ((1, 2) if len(calls) >= call else (0,))  # a slow disk is spared some states
 
 
 def test_a_config_that_diverged_stays_so(tmp_path, store):
