@@ -57,10 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
         if is_root() and not isinstance(error, RunError | InterruptError):
             print(f"mophpc: {error}", file=sys.stderr)
         status = _part(error)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        status = InterruptError.exit_status
+        end_others(status)
+    except BrokenPipeError:
         status = InterruptError.exit_status
     except OSError as error:
-        print(f"mophpc: {error.strerror}: '{error.filename}'", file=sys.stderr)
+        what = error.strerror or str(error)
+        named = "" if error.filename is None else f": '{error.filename}'"
+        print(f"mophpc: {what}{named}", file=sys.stderr)
         status = UserError.exit_status
         end_others(status)
     except Exception as error:

@@ -16,6 +16,7 @@ from mophpc.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mophpc.experiment import Signals
     from mophpc.submit.settings import Kubernetes, Run, Slurm
 
 Toml = Annotated[Path, typer.Argument(help="TOML file.")]
@@ -162,18 +163,27 @@ def launch(
         made_by=_command_line(context),
     )
     _check_options(run, goes_on=requeue or resume or kubernetes)
-    _finish(run, target, dry_run=dry_run, check=check, as_json=as_json)
+    _finish(run, target, toml.signals, dry_run=dry_run, check=check, as_json=as_json)
 
 
 def _finish(
-    run: Run, target: Slurm | Kubernetes, *, dry_run: bool, check: bool, as_json: bool
+    run: Run,
+    target: Slurm | Kubernetes,
+    signals: Signals,
+    *,
+    dry_run: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Make the text, try the experiment out, and print or submit."""
     from mophpc.submit import start
     from mophpc.submit.settings import Slurm
 
     text = start.text_for(run, target)  # which refuses what does not fit together
-    for note in start.notes_on(run):
+    notes = start.notes_on(run)
+    if isinstance(target, Slurm):
+        notes += start.check_signal(signals, target)
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if check:
         start.try_out(Path(run.experiment), run.ranks)

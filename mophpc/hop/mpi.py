@@ -37,6 +37,11 @@ class _MpiRequest:
         except MPI.Exception as error:
             raise _failure(error, self._peer) from error
 
+    def cancel(self) -> None:
+        with contextlib.suppress(MPI.Exception):
+            self._request.Cancel()
+            self._request.Wait()
+
 
 def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
     text = error.Get_error_string().partition("\n")[0]

@@ -18,7 +18,7 @@ from mophpc.run.ports import Tracking
 from mophpc.run.replayer import Replayer
 from mophpc.run.resume import Resumption
 from mophpc.run.rooms import Rooms
-from mophpc.run.searching import is_quick
+from mophpc.run.searching import is_quick, said_if_long
 from mophpc.run.setup import Prepared
 from mophpc.run.wishes import grant
 from mophpc.schedule.orders import Orders
@@ -33,10 +33,6 @@ FIXED = (
     "renewed); leave schedule.policy and schedule.renew as they are by default"
 )
 ENDING = "the run is about to end, and takes nothing new"
-
-
-LONG_S = 60.0
-"""After so long people are told that the method is thinking."""
 
 
 class Chief:
@@ -165,16 +161,15 @@ class Chief:
     def think(self) -> None:
         """Let a user's method or a sampler decide; not while this rank trains."""
         assert isinstance(self._planner, Director)
-        self._planner.think()
+        with said_if_long(self._experiment, self._warn_once):
+            self._planner.think()
+
+    def _warn_once(self, text: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._rooms.view.warn(text)
 
     def _show(self, director: Director) -> None:
-        since_s, now_s = director.thinks_since_s, self._rooms.events.now()
-        if since_s is not None and now_s - since_s > LONG_S and not self._has_warned:
-            self._has_warned = True
-            self._rooms.view.warn(
-                f"search.method '{self._experiment.method}' has been thinking for {LONG_S:.0f} s; "
-                f"ranks that have no visits wait for it"
-            )
         if director.pool.count != self._shown:
             self._shown = director.pool.count
             self.coordinator.planned_visits = decided = director.pool.num_decided

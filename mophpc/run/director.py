@@ -93,8 +93,6 @@ class Director:
         self._method = method
         self._in_flight = in_flight
         self._is_quick = is_quick
-        self.thinks_since_s: float | None = None
-        """When the method was asked something that it has not answered yet."""
         self._ids: list[int] = []  # config_id of each config that the method has started
         self._numbers: dict[int, int] = {}  # and the other way round
         self._told: set[tuple[int, int]] = set()  # (number, epochs) of results
@@ -167,9 +165,7 @@ class Director:
         for result in inbox:
             self._note_told(result.config_id, result.epochs, is_over=result.is_over)
         self._thought = thought = Thought()
-        self.thinks_since_s = self._now()
         make_up(thought, self._method, inbox, self._room())
-        self.thinks_since_s = None
 
     def poll(self) -> None:
         """Take up what was decided, and tell the ranks what follows; never waits.

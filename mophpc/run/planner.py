@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mophpc.schedule.costs import Costs
+from mophpc.schedule.costs import Costs, Observed
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan
 from mophpc.schedule.renewal import Renewal, Snapshot, Solution
-from mophpc.schedule.underway import Observed
 
 Record = dict[str, Any]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mophpc.dimensions import Value
@@ -10,6 +12,9 @@ from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.search import Method, Start, make_method, make_rows, room_of
 from mophpc.search_settings import FIXED, is_reference
+
+LONG_S = 60.0
+"""After so long people are told that the method is thinking."""
 
 
 @dataclass(slots=True)
@@ -19,6 +24,8 @@ class Searching:
     method: Method | None = None
     """None: every config makes all epochs."""
     starts: Sequence[Start] = ()
+    warn: Callable[[str], None] = lambda _: None
+    """Takes a sentence where the method thinks for long."""
 
 
 def is_directed(experiment: Experiment) -> bool:
@@ -49,11 +56,31 @@ def begin_search(
     if not is_directed(experiment):
         return make_rows(experiment)
     room = room_of(experiment, num_ranks)
-    method = make_method(experiment, room)
-    search.method, search.starts = method, list(method.ask(room))
+    with said_if_long(experiment, search.warn):
+        method = make_method(experiment, room)
+        search.method, search.starts = method, list(method.ask(room))
     if not search.starts:
         raise ExperimentError(_nothing(experiment))
     return [dict(start.values) for start in search.starts]
+
+
+@contextmanager
+def said_if_long(experiment: Experiment, warn: Callable[[str], None]) -> Iterator[None]:
+    """Say it when the method thinks for long: it is the user's code, and may never return."""
+    said = threading.Timer(
+        LONG_S,
+        warn,
+        [
+            f"search.method '{experiment.method}' has been thinking for {LONG_S:.0f} s; "
+            f"ranks that have no visits wait for it"
+        ],
+    )
+    said.daemon = True
+    said.start()
+    try:
+        yield
+    finally:
+        said.cancel()
 
 
 def _nothing(experiment: Experiment) -> str:

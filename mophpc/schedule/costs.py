@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from mophpc.costs_file import ConfigCosts, CostsFile
-    from mophpc.schedule.underway import Observed
 
     FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -173,6 +172,21 @@ CONFIG_DOUBT, RANK_DOUBT, PAIR_DOUBT = 0.3, 0.1, 0.05
 
 LEAST_S = 1e-9
 """Ratios are taken between numbers of at least this many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A visit that was made; seconds since the run's start."""
+
+    config_id: int
+    shard: int
+    rank: int
+    step: int
+    start_s: float
+    end_s: float
+    """When training ended; the evaluation comes after it."""
+    eval_s: float = 0.0
+    diverged: bool = False
 
 
 class CostModel:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mophpc.errors import PlanError
+from mophpc.schedule.costs import Observed
 from mophpc.schedule.orders import Orders, whole
 from mophpc.schedule.renewal import Renewal
-from mophpc.schedule.underway import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

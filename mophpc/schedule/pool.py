@@ -18,13 +18,13 @@ import numpy as np
 
 from mophpc.errors import PlanError
 from mophpc.schedule.ahead import Market
-from mophpc.schedule.costs import CostModel, Costs
+from mophpc.schedule.costs import CostModel, Costs, Observed
 from mophpc.schedule.member import Member, then_s
 from mophpc.schedule.orders import END, Orders, Promises, join
 from mophpc.schedule.plan import Fork, Plan, Visit
 from mophpc.schedule.resume import Owed, Standing, catch_up, shards_left
 from mophpc.schedule.stays import visits_of
-from mophpc.schedule.underway import Observed, Underway
+from mophpc.schedule.underway import Underway
 from mophpc.schedule.walk import LOOKAHEAD, SPARE_ARENAS, arenas_from_here, least_arenas
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from mophpc.schedule.balanced import (
     renewal_effort,
 )
 from mophpc.schedule.check import check_plan
-from mophpc.schedule.costs import CostModel, Costs
+from mophpc.schedule.costs import CostModel, Costs, Observed
 from mophpc.schedule.orders import Orders, Promises
 from mophpc.schedule.plan import Plan, Visit
 from mophpc.schedule.stays import Progress, StayCosts, time_order, visits_of
-from mophpc.schedule.underway import Observed, Underway
+from mophpc.schedule.underway import Underway
 from mophpc.schedule.walk import LOOKAHEAD, least_arenas
 
 if TYPE_CHECKING:

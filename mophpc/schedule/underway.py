@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mophpc.schedule.costs import Costs
+    from mophpc.schedule.costs import Costs, Observed
     from mophpc.schedule.plan import Visit
 
 OVERDUE = 0.25
 """A visit that takes longer than thought is expected to take this share of itself longer still."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """A visit that was made; seconds since the run's start."""
-
-    config_id: int
-    shard: int
-    rank: int
-    step: int
-    start_s: float
-    end_s: float
-    """When training ended; the evaluation comes after it."""
-    eval_s: float = 0.0
-    diverged: bool = False
 
 
 class Underway:

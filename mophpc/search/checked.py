@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +13,10 @@ import numpy as np
 from mophpc.dimensions import Dimension, Value
 from mophpc.errors import ExperimentError
 from mophpc.search.method import Continue, Copy, Decision, Method, Result, Start, Stop
+from mophpc.search_settings import MOST_CONFIGS
+
+ANYTHING = (Exception, SystemExit, KeyboardInterrupt)
+"""What a user's code may raise. In a run a Ctrl-C raises nothing, but is noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,9 @@ class Checked:
         """
         given = self._call("ask", self._method.ask, room)
         starts = [self._start(item) for item in self._listed("ask", given, "Start")]
+        if len(self._made) + len(starts) > MOST_CONFIGS:
+            count = len(self._made) + len(starts)
+            raise self._wrong("ask", f"config {count}", f"{MOST_CONFIGS} configs in all")
         self._made += [0] * len(starts)
         return starts
 
@@ -93,9 +102,10 @@ class Checked:
             return function(given)
         except ExperimentError:
             raise
-        except (Exception, SystemExit) as error:  # whatever the user's code does
+        except ANYTHING as error:
             raise ExperimentError(
-                f"{self._title}: {what} raised {type(error).__name__}: {error}"
+                f"{self._title}: {what} raised {type(error).__name__}"
+                + (f": {error}" if str(error) else "")
             ) from error
 
     def _listed(self, what: str, given: Any, kinds: str) -> list[Any]:
@@ -106,24 +116,26 @@ class Checked:
     def _start(self, item: Any) -> Start:
         if not isinstance(item, Start):
             raise self._wrong("ask", _kind(item), "a list of Start")
-        self._check_epochs("ask", item, 0)
-        if type(item.group) is not int:
-            raise self._wrong("ask", f"group = {item.group!r}", "an integer")
-        return replace(item, values=self._values("ask", item))
+        start: Start = _with_plain(item, "epochs", "then", "group")
+        self._check_epochs("ask", start, 0)
+        if type(start.group) is not int:
+            raise self._wrong("ask", f"group = {start.group!r}", "an integer")
+        return replace(start, values=self._values("ask", start))
 
     def _decision(self, item: Any) -> Decision:
         if not isinstance(item, Continue | Copy | Stop):
             raise self._wrong("tell", _kind(item), "a list of Continue, Copy or Stop")
-        self._check_waits(item, item.config_id)
-        if isinstance(item, Copy):
-            self._check_waits(item, item.source)
-            if item.source == item.config_id:
-                raise self._wrong("tell", f"{item}", "the copy of another config")
-            self._check_epochs("tell", item, self._made[item.source])
-            return replace(item, values=self._values("tell", item))
-        if isinstance(item, Continue):
-            self._check_epochs("tell", item, self._made[item.config_id])
-        return item
+        said: Decision = _with_plain(item, "config_id", "source", "epochs", "then")
+        self._check_waits(said, said.config_id)
+        if isinstance(said, Copy):
+            self._check_waits(said, said.source)
+            if said.source == said.config_id:
+                raise self._wrong("tell", f"{said}", "the copy of another config")
+            self._check_epochs("tell", said, self._made[said.source])
+            return replace(said, values=self._values("tell", said))
+        if isinstance(said, Continue):
+            self._check_epochs("tell", said, self._made[said.config_id])
+        return said
 
     def _check_waits(self, item: Decision, config_id: Any) -> None:
         if type(config_id) is not int or not 0 <= config_id < len(self._made):
@@ -156,6 +168,8 @@ class Checked:
             if not isinstance(plain, bool | int | float | str):
                 kinds = "a boolean, integer, float or string"
                 raise self._wrong(what, f"{name} = {plain!r}", kinds)
+            if isinstance(plain, float) and not math.isfinite(plain):
+                raise self._wrong(what, f"{name} = {plain!r}", "finite numbers")
             values[name] = plain
         wrong = self._shape.wrong(values)
         if wrong is not None:
@@ -169,6 +183,21 @@ class Checked:
 
     def _wrong(self, what: str, given: str, allowed: str) -> ExperimentError:
         return ExperimentError(f"{self._title}: {what} returned {given}; allowed: {allowed}")
+
+
+def plain_integer(value: Any) -> Any:
+    """Return an integer of numpy's, say, as Python's; what is no integer as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
+def _with_plain(item: Any, *names: str) -> Any:
+    """Return what a method said with integers of Python's."""
+    return replace(item, **{n: plain_integer(getattr(item, n)) for n in names if hasattr(item, n)})
 
 
 def _kind(item: object) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 from mophpc.dimensions import Dimension, Value
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable
+from mophpc.search.checked import ANYTHING, plain_integer
 from mophpc.search.draw import Key, Row, key_of
 from mophpc.search.method import Decision, Method, Result, Start
 from mophpc.search.sources import Source
+from mophpc.search_settings import MOST_CONFIGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,11 @@ class Drawn:
 
     def draw(self, count: int) -> list[Row]:
         """Return up to so many new sets of hyperparameters."""
-        if type(count) is not int or count < 0:
-            raise ExperimentError(f"draw was asked for {count!r} configs; allowed: 0 or more")
+        count = plain_integer(count)
+        if type(count) is not int or not 0 <= count <= MOST_CONFIGS:
+            raise ExperimentError(
+                f"draw was asked for {count!r} configs; allowed: 0 to {MOST_CONFIGS}"
+            )
         rows = self._source.more(count) if count else []
         for row in rows:
             self._numbers[key_of(row)] = self._given
@@ -102,7 +107,7 @@ def load_method(reference: str, brief: Brief) -> Method:
         method = make(brief)
     except ExperimentError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's code does
+    except ANYTHING as error:
         raise ExperimentError(
             f"search.method '{reference}' raised {type(error).__name__}: {error}; it is called "
             f"with one argument, a mophpc.search.Brief"

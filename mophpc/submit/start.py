@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from mophpc.case import Asked
 from mophpc.errors import LaunchError, RunFolderError
-from mophpc.experiment import load_experiment
+from mophpc.experiment import Signals, load_experiment
 from mophpc.loading import load_callable
 from mophpc.search_settings import FIXED, Search, is_reference
 from mophpc.submit.kubernetes import as_yaml, mpijob
 from mophpc.submit.settings import Kubernetes, Run, Slurm
 from mophpc.submit.slurm import sbatch_script
-from mophpc.submit.words import check_line, seconds_of
+from mophpc.submit.words import check_line, parse_signal, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +93,27 @@ def setup_lines(given: Sequence[str], python: Path) -> tuple[str, ...]:
         else line
         for line in given
     )
+
+
+def check_signal(signals: Signals, slurm: Slurm) -> list[str]:
+    """Check that ranks know the signal that Slurm is asked for, and return what may not be meant.
+
+    Raises:
+        LaunchError: they do not: it would kill them.
+    """
+    name, lead_s = parse_signal("--signal", slurm.signal)
+    if f"SIG{name}" not in signals.also:
+        known = ", ".join(signals.also) or "none but SIGTERM and SIGINT"
+        raise LaunchError(
+            f"--signal is {slurm.signal}, and signals.also of the experiment is {known}; name "
+            f"{name} there too, or another signal here"
+        )
+    if lead_s <= signals.limit_s:
+        return [
+            f"--signal {slurm.signal} comes {lead_s} s before the time limit, and ranks may take "
+            f"signals.limit_s = {signals.limit_s:g} s for their states"
+        ]
+    return []
 
 
 def notes_on(run: Run) -> list[str]:

@@ -13,11 +13,10 @@ from obeying import Made, Past, World
 from schedule_cases import Case, cases, some_costs
 
 from mophpc.schedule import check_plan
-from mophpc.schedule.costs import Costs
+from mophpc.schedule.costs import Costs, Observed
 from mophpc.schedule.plan import Plan, untimed
 from mophpc.schedule.pool import PLANNING_SHARE, Pool
 from mophpc.schedule.renewal import Renewal
-from mophpc.schedule.underway import Observed
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,11 +15,10 @@ from test_orders import check_parts
 
 from mophpc.schedule import POLICIES, Visit, check_plan, hops_per_config
 from mophpc.schedule import renewal as renewal_module
-from mophpc.schedule.costs import Costs
+from mophpc.schedule.costs import Costs, Observed
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import untimed
 from mophpc.schedule.renewal import Renewal
-from mophpc.schedule.underway import Observed
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,12 +14,11 @@ from test_pool import Run, check_end
 from mophpc.errors import PlanError
 from mophpc.schedule import digest, format_plan, from_json, hops, make_plan, predict, to_json
 from mophpc.schedule.check import CompletenessError, check_plan
-from mophpc.schedule.costs import Costs
+from mophpc.schedule.costs import Costs, Observed
 from mophpc.schedule.orders import END, Link, Orders, StateCopy
 from mophpc.schedule.plan import Brought, Fork, Plan, Visit, columns
 from mophpc.schedule.pool import Pool
 from mophpc.schedule.resume import Standing, catch_up
-from mophpc.schedule.underway import Observed
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -302,6 +302,41 @@ def test_numbers_of_numpy_become_pythons():
     assert [type(value) for value in start.values.values()] == [float, int]
 
 
+def test_values_are_finite_numbers():
+    with pytest.raises(ExperimentError, match="own: ask returned lr = nan; allowed: finite num"):
+        checked([Start(ROW | {"lr": math.nan}, 1)]).ask(1)
+
+
+def test_integers_of_numpy_are_integers():
+    method = checked([Start(ROW, np.int64(2), np.int32(1))], [Continue(np.int64(0), np.int64(3))])
+    (start,) = method.ask(1)
+    assert [type(number) for number in (start.epochs, start.then)] == [int, int]
+    (decision,) = method.tell(Result(0, 2, 1.0))
+    assert [type(number) for number in (decision.config_id, decision.epochs)] == [int, int]
+
+
+def test_whatever_a_method_raises_is_said():
+    def interrupt(given):
+        raise KeyboardInterrupt
+
+    with pytest.raises(ExperimentError, match="own: ask raised KeyboardInterrupt"):
+        checked(interrupt).ask(1)
+    method = checked([Start(ROW, 2)], interrupt)
+    method.ask(1)
+    with pytest.raises(ExperimentError, match="own: tell raised KeyboardInterrupt"):
+        method.tell(Result(0, 2, 1.0))
+
+
+def test_no_more_is_drawn_and_started_than_can_be_told_apart():
+    made = make_method(experiment(Half, options={"n": 100_000}), 2)
+    with pytest.raises(ExperimentError, match="asked for 100000 configs; allowed: 0 to 32768"):
+        made.ask(2)
+    method = checked([Start(ROW, 1)] * 20_000)
+    method.ask(1)
+    with pytest.raises(ExperimentError, match="ask returned config 40000; allowed: 32768 configs"):
+        method.ask(1)
+
+
 def test_a_config_that_is_over_is_not_decided_on():
     method = checked([Start(ROW, 9)], [Stop(0)])
     method.ask(1)

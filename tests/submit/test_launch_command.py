@@ -175,6 +175,15 @@ def test_minutes_that_may_be_meant_as_hours_are_noted(place):
     assert err == "note: --time 4:00 is minutes and seconds; 4 hours are 4:00:00\n"
 
 
+def test_a_signal_that_would_kill_the_ranks_is_refused(place):
+    words = ("--slurm", "--no-check", "--signal", "USR2@90")
+    assert "name USR2 there too" in place.refusal(*words)
+    place.write(CODE, '[signals]\nalso = ["USR2"]\nlimit_s = 100\n')
+    status, _, err = place.launch(*words)
+    assert status == 0
+    assert "comes 90 s before the time limit" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
