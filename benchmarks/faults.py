@@ -8,9 +8,9 @@ signals  one rank gets a signal at a random moment; how long the job takes to en
          and the same as above after it was resumed.
 cost     makespans with states after each epoch and without, in turns.
 
-8 configs and 4 epochs each. Moments are drawn from the time that an undisturbed job takes, from when
-it has its run folder: before that it is Python that starts, and no run. The data
-of `cost` are Debian's package dataset-fashion-mnist. Takes about 15 minutes on 2 cores.
+8 configs and 4 epochs each. Moments are drawn from the time that an undisturbed job takes, from
+when it has its run folder: before that Python starts, and there is no run. The data of `cost` are
+Debian's package dataset-fashion-mnist. Takes an hour and more on 2 cores.
 """
 
 from __future__ import annotations
