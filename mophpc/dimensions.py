@@ -50,6 +50,8 @@ class Choice(_Conditional):
 
     @model_validator(mode="after")
     def _distinct(self) -> Choice:
+        for value in self.choice:
+            check_finite(value)
         if len(self.choice) != len({(type(v), v) for v in self.choice}):
             raise ValueError("holds a value twice")
         return self
@@ -207,6 +209,16 @@ def is_among(value: Value, allowed: Value | list[Value]) -> bool:
     return any(type(value) is type(one) and value == one for one in among)
 
 
+def check_finite(value: Value) -> None:
+    """Return if a value can be said in every file and compared.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}; allowed: finite numbers")
+
+
 def _check_order(kind: str, bounds: Sequence[float]) -> None:
     if bounds[0] > bounds[1]:
         raise ValueError(f"{kind} = {list(bounds)}: the lower bound is above the upper one")
@@ -266,6 +278,7 @@ __all__ = [
     "Name",
     "Uniform",
     "Value",
+    "check_finite",
     "choice",
     "dimension",
     "in_order",

@@ -18,14 +18,31 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mophpc.dimensions import KINDS, SETTINGS, Choice, Dimension, Name, Value, dimension, in_order
+from mophpc.dimensions import (
+    KINDS,
+    SETTINGS,
+    Dimension,
+    Name,
+    Value,
+    check_finite,
+    dimension,
+    in_order,
+)
 from mophpc.errors import ExperimentError
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
 from mophpc.outputs import Checkpoints, Track
 from mophpc.search_settings import Search, check_search, method_of, sampler_of
 
-_ALLOWED = {"too_short": "a list of at least 1 value", "model_type": "a table of fields"}
+_ALLOWED = {
+    "too_short": "a list of at least 1 value",
+    "model_type": "a table of fields",
+    "dict_type": "a table",
+    "string_too_short": "text that is not empty",
+}
 """Where pydantic's words are not a user's."""
+
+_BOUNDS = ("uniform", "loguniform", "integer")
+_DIMENSIONS = {model.__name__: model for model in get_args(Dimension)}
 
 _VALUE_TYPES = ("bool", "int", "float", "str")
 
@@ -236,6 +253,18 @@ class Experiment(_Settings):
             return value
         return {name: _dimension(name, given) for name, given in value.items()}
 
+    @field_validator("configs")
+    @classmethod
+    def _finite(cls, configs: list[dict[str, Value]]) -> list[dict[str, Value]]:
+        for number, row in enumerate(configs):
+            for name, value in row.items():
+                try:
+                    check_finite(value)
+                except ValueError as error:
+                    text = f"configs.{number}.{name} {error}"
+                    raise PydanticCustomError("whole", "{text}", {"text": text}) from error
+        return configs
+
     @field_serializer("space")
     def _tables(self, space: dict[str, Dimension]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -398,7 +427,11 @@ def _dimension(name: str, given: Any) -> Any:
             f"{', '.join(KINDS)}"
         )
     except ValidationError as error:
-        text = _under(f"space.{name}", explain(error, Choice), is_list=isinstance(given, list))
+        text = _under(
+            f"space.{name}",
+            explain(error, _DIMENSIONS[error.title]),
+            is_list=isinstance(given, list),
+        )
     except ValueError as error:
         text = f"space.{name} {error}"
     raise PydanticCustomError("whole", "{text}", {"text": text})
@@ -442,6 +475,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
         message = "a name of letters, digits and underscores that does not start with a digit"
         place = place.removesuffix(".[key]")
     message = _ALLOWED.get(kind, message)
+    if location[-1] in _BOUNDS and kind in ("too_short", "too_long", "list_type"):
+        message = "a list of 2 numbers, the lowest and the highest"
     message = message.removeprefix("Input should be ").removeprefix("a valid ")
     message = message.replace("greater than or equal to", "at least")
     message = message.replace("less than or equal to", "at most")
@@ -450,10 +485,12 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 
 def _fields_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     for part in location:
-        annotation = (
-            model.model_fields[str(part)].annotation if part in model.model_fields else None
-        )
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        field = model.model_fields.get(str(part))
+        annotation = None if field is None else field.annotation
+        # As a table, or as nothing at all.
+        kinds = [k for k in (annotation, *get_args(annotation)) if isinstance(k, type)]
+        models = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if not models:
             return ["nothing"]
-        model = annotation
+        model = models[0]
     return list(model.model_fields)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,24 @@ def write_whole(path: Path, data: bytes | str) -> None:
     raw = data.encode() if isinstance(data, str) else data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("wb") as file:
+        with naming(path), scratch.open("wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name a file, as those of writing do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,7 +76,8 @@ class LineWriter:
         """
         line = json.dumps(plain(record), separators=(",", ":"), allow_nan=False) + "\n"
         data = line.encode()
-        written = os.write(self._fd, data)
+        with naming(self._path):
+            written = os.write(self._fd, data)
         if written < len(data):  # a disk that fills up takes a part first
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -83,9 +97,12 @@ class LineWriter:
     def close(self) -> None:
         """Put all lines on disk and close; calling it twice is fine."""
         if self._fd >= 0:
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            try:
+                with naming(self._path):
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from mophpc.dimensions import SETTINGS
 
+_MOST_MINUTES = 100_000
+
 
 class Checkpoints(BaseModel):
     """Which weights of a config are kept."""
@@ -20,9 +22,21 @@ class Checkpoints(BaseModel):
     """How many of its epochs, the best by the objective."""
     last: Literal["end", "epoch"] = "end"
     """When its newest weights are written: when it ends, or after every epoch too."""
-    states: Literal["epoch", "off"] | Annotated[float, Field(gt=0.0, le=100_000.0)] = "epoch"
+    states: Literal["epoch", "off"] | Annotated[float, Field(gt=0.0, le=_MOST_MINUTES)] = "epoch"
     """When whole states are written, from which a run that was cut off goes on: after every epoch,
     never, or, as a number, when the config's last one is so many minutes old."""
+
+    @field_validator("states", mode="before")
+    @classmethod
+    def _word_or_minutes(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value in ("epoch", "off") or (is_number and 0 < value <= _MOST_MINUTES):
+            return value
+        text = (
+            f"field 'checkpoints.states' is {value!r}; allowed: 'epoch', 'off', or minutes above "
+            f"0 and at most {_MOST_MINUTES}"
+        )
+        raise PydanticCustomError("whole", "{text}", {"text": text})
 
 
 class Wandb(BaseModel):

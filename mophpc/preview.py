@@ -8,7 +8,9 @@ from mophpc.case import Asked, Case, load_given, make_case, with_settings
 from mophpc.data import open_store, read_shard
 from mophpc.experiment import Experiment
 from mophpc.schedule import assign_shards
+from mophpc.search import make_method, room_of
 from mophpc.search.space import make_configs
+from mophpc.search_settings import FIXED, is_reference
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer, set_threads
 
@@ -28,6 +30,9 @@ def preview(experiment: Experiment, asked: Asked) -> Case:
     build = experiment.load_build()
     store = open_store(Path(experiment.data.store))
     assign_shards(store.num_shards, asked.ranks)
+    if is_reference(experiment.method) or experiment.sampler not in FIXED:
+        # None of its configs is known, which is said below; what is wrong with it comes first.
+        make_method(experiment, room_of(experiment, asked.ranks))
     configs = make_configs(experiment)
     names = [config.name for config in configs]
     set_threads(experiment.threads)

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from mophpc.cli import main
 from mophpc.events import KINDS, EventLog
 from mophpc.files import LineWriter, plain, read_lines, write_json, write_whole
+from mophpc.run.folder import RunFolder
+from mophpc.run.logs import close_logger, rank_logger
 
 
 @pytest.mark.parametrize("data", ["ü\n", b"\x00\xff", ""])
@@ -111,6 +115,8 @@ def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path):
     script = f"""
 import pathlib, resource
 from mophpc.files import LineWriter
+from mophpc.run.folder import RunFolder
+from mophpc.run.logs import close_logger, rank_logger
 lines = LineWriter(pathlib.Path({str(path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -125,3 +131,39 @@ except OSError as error:
     found = read_lines(path)
     assert [line["number"] for line in found] == list(range(len(found)))
     assert 1000 - 20 < path.stat().st_size <= 1000
+
+
+def test_an_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        LineWriter(full).write({"a": 1})
+
+    def fails(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/results.json'"):
+        write_json(tmp_path / "results.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_says_nothing_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(RunFolder, "log", lambda self, rank: Path("/dev/full"))
+    log = rank_logger(RunFolder(tmp_path), 0)
+    log.warning("one")
+    log.error("two")
+    close_logger(log)
+    assert capsys.readouterr().err == "mophpc: two\n"
+
+
+def test_an_error_without_a_file_is_said_without_one(monkeypatch, capsys):
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mophpc.cli.app", fails)
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "mophpc: No space left on device\n"

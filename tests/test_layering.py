@@ -86,6 +86,7 @@ WIRING = {
     "run.rooms",  # the group of ranks
     "run.watch",  # tells the ranks each other's processes
     "run.devices",  # chooses the trainer's device, and tries whether MPI sends from it
+    "run.walking",  # records between the visits
     "run.outcome",  # writes the results
     "run.survive",  # returns them, and chooses the transport anew
     "run.halt",  # messages between ranks that stop

@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         status = InterruptError.exit_status
     except OSError as error:
-        print(f"mophpc: {error.strerror}: '{error.filename}'", file=sys.stderr)
+        what = error.strerror or str(error)
+        named = "" if error.filename is None else f": '{error.filename}'"
+        print(f"mophpc: {what}{named}", file=sys.stderr)
         status = UserError.exit_status
         end_others(status)
     except Exception as error:

@@ -46,6 +46,11 @@ class _MpiRequest:
             self._open.discard(self)
         return is_done
 
+    def cancel(self) -> None:
+        with contextlib.suppress(MPI.Exception):
+            self._request.Cancel()
+            self._request.Wait()
+
 
 def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
     text = error.Get_error_string().partition("\n")[0]

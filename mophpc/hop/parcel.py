@@ -105,6 +105,11 @@ class _Messages:
             self._moved_s = time.perf_counter()
         return not self._requests
 
+    def cancel(self) -> None:
+        """Give up those that are not done."""
+        while self._requests:
+            self._requests.popleft().cancel()
+
     @property
     def flow(self) -> bool:
         """Whether one was done just now, and others are not."""
@@ -283,6 +288,11 @@ class Incoming:
         """Bytes of state that travelled."""
         fields = self._fields()
         return fields.arena_nbytes + (fields.rest_nbytes if self._rest_is_separate() else 0)
+
+    def cancel(self) -> None:
+        """Give up: nothing will be sent."""
+        self._head.cancel()
+        self._messages.cancel()
 
     def parcel(self, config_id: int, step: int) -> Parcel:
         """Return what arrived.

@@ -79,6 +79,12 @@ class RecordReceiver:
         """Whether anything may still come."""
         return bool(self._open)
 
+    def cancel(self) -> None:
+        """Take nothing more."""
+        for request, _ in self._open.values():
+            request.cancel()
+        self._open = {}
+
     def test(self) -> None:
         """Handle what has arrived."""
         for source in list(self._open):

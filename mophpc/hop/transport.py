@@ -26,6 +26,9 @@ class Request(Protocol):
             HopError: the peer or the library failed.
         """
 
+    def cancel(self) -> None:
+        """Give up a receive that nobody will send to."""
+
 
 class Transport(Protocol):
     """Point-to-point messages of bytes, matched by (source, dest, tag, channel) in order."""

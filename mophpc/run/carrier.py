@@ -237,6 +237,13 @@ class Carrier:
         elif kept is None:
             self._early[config_id] = step
 
+    def cancel(self) -> bool:
+        """Expect no state any more; return whether none is leaving."""
+        for incoming, _ in self._incoming.values():
+            incoming.cancel()
+        self._incoming = {}
+        return self._nothing_leaves()
+
     def fetch(self, config_id: int, step: int) -> bool:
         """Receive a state that may have left its last rank, though it is not its turn.
 

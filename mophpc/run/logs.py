@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from typing import TextIO
 
 from mophpc.run.folder import RunFolder
 
@@ -14,17 +16,31 @@ class _Short(logging.Formatter):
         return f"mophpc: {record.getMessage()}"
 
 
+class _File(logging.FileHandler):
+    """A log that is lost where it cannot be written: what matters is said elsewhere, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """A stream that may be gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
 def rank_logger(folder: RunFolder, rank: int) -> logging.Logger:
     """Return the logger of a rank, with its own file in the run folder."""
     logger = logging.getLogger(f"mophpc.rank{rank:04d}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_logger(logger)
-    to_file = logging.FileHandler(folder.log(rank))
+    to_file = _File(folder.log(rank))
     to_file.setFormatter(
         logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
     )
-    to_stderr = logging.StreamHandler()
+    to_stderr = _Stream()
     to_stderr.setLevel(logging.ERROR)
     to_stderr.setFormatter(_Short())
     logger.addHandler(to_file)
@@ -36,4 +52,5 @@ def close_logger(logger: logging.Logger) -> None:
     """Put a rank's log on disk and let its file go."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk
+            handler.close()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from mophpc.errors import RunFolderError, StateError
-from mophpc.files import read_lines
 from mophpc.run.differences import differences
 from mophpc.run.folder import RunFolder, read_settings
 from mophpc.run.journal import Told, read_journal
@@ -297,15 +296,12 @@ def read_metrics(path: Path) -> list[Record]:
         RunFolderError: another line is damaged.
     """
     try:
-        lines = read_lines(path)
+        whole = path.read_bytes().split(b"\n")[:-1]
+        lines = [json.loads(line) for line in whole]
     except FileNotFoundError:
         return []
-    except ValueError:
-        try:
-            whole = path.read_text().rsplit("\n", 1)[0]
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise RunFolderError(f"'{path}' is damaged; choose another run folder") from error
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"'{path}' is damaged; choose another run folder") from error
     if not all(
         isinstance(line, dict)
         and isinstance(line.get("config_id"), int)

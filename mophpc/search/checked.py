@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,8 @@ class Checked:
             raise
         except ANYTHING as error:
             raise ExperimentError(
-                f"{self._title}: {what} raised {type(error).__name__}: {error}"
+                f"{self._title}: {what} raised {type(error).__name__}"
+                + (f": {error}" if str(error) else "")
             ) from error
 
     def _listed(self, what: str, given: Any, kinds: str) -> list[Any]:
@@ -166,6 +168,8 @@ class Checked:
             if not isinstance(plain, bool | int | float | str):
                 kinds = "a boolean, integer, float or string"
                 raise self._wrong(what, f"{name} = {plain!r}", kinds)
+            if isinstance(plain, float) and not math.isfinite(plain):
+                raise self._wrong(what, f"{name} = {plain!r}", "finite numbers")
             values[name] = plain
         wrong = self._shape.wrong(values)
         if wrong is not None:

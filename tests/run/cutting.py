@@ -24,10 +24,11 @@ import tiny
 import torch._dynamo  # noqa: F401  # the first optimizer imports it
 
 import mophpc
-from mophpc import verify
+from mophpc import requests, verify
 from mophpc.files import LineWriter, plain, read_lines
 from mophpc.report.results import Results
-from mophpc.run import start
+from mophpc.run import chief, start
+from mophpc.run.states import StateKeeper
 
 LIMIT_S = 60.0
 KILLED = -signal.SIGKILL
@@ -54,6 +55,8 @@ class Cut:
     """Which one, from 1."""
     how: str = "before"
     """`before`, `after`, or `half`: of the line that would be written."""
+    waits: bool = False
+    """Whether each state is on disk before training goes on: no disk is too slow."""
 
 
 def experiment(store: Path, **settings: Any) -> mophpc.Experiment:
@@ -103,6 +106,10 @@ def _server() -> multiprocessing.context.ForkServerContext:
 
 
 def _body(out: Path, store: Path, ranks: int, cut: Cut | None, settings: Mapping[str, Any]) -> None:
+    # People are heard soon.
+    chief.RequestBox = lambda folder, warn: requests.RequestBox(  # type: ignore[assignment,misc]
+        folder, warn, every_s=0.005
+    )
     if cut is not None:
         _arm(cut)
     run(out, store, ranks, **settings)
@@ -130,6 +137,14 @@ def _arm(cut: Cut) -> None:
         raise AssertionError("killed")
 
     setattr(owner, name, call)
+    if cut.waits:
+        keep = StateKeeper.keep
+
+        def wait(keeper: StateKeeper, *given: Any) -> None:
+            keep(keeper, *given)
+            keeper._writer.flush()
+
+        StateKeeper.keep = wait  # type: ignore[method-assign]
 
 
 def _write_half(writer: LineWriter, record: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from cutting import (
 from test_local_run import make_store
 
 import mophpc
-from mophpc.errors import RunFolderError
+from mophpc.errors import MophpcError, RunFolderError, UserError
 from mophpc.experiment import Device
 from mophpc.files import read_lines
 from mophpc.outputs import Checkpoints
@@ -49,8 +49,6 @@ SEARCHES = {
     "patience": {"method": "random", "configs": 5, "patience": 1},
     "median": {"method": "random", "configs": 6, "median": 1},
 }
-BATCHES = 70
-"""So many are trained before the first visit, and 156 in the visits."""
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +100,7 @@ def test_states_are_those_of_the_undisturbed_run_over_the_same_routes(
 ):
     for number, count in enumerate(ranks[:-1]):
         goes_on = {"resume": True} if number else {}
-        cut = Cut("batch", (BATCHES + 60 if number == 0 else 30) + number)
+        cut = Cut("batch", (60 if number == 0 else 30) + number)
         assert cut_off(tmp_path / "run", store, count, cut, **goes_on, **FIXED) == KILLED
     results = resume(tmp_path / "run", store, ranks[-1], **FIXED)
     check(tmp_path / "run", results)
@@ -113,7 +111,7 @@ def test_states_are_those_of_the_undisturbed_run_over_the_same_routes(
 
 
 def test_what_was_done_is_not_done_again(tmp_path, store):
-    cut = Cut("batch", BATCHES + 130)
+    cut = Cut("batch", 130, waits=True)
     assert cut_off(tmp_path / "run", store, 2, cut, **FIXED) == KILLED
     newest: dict[str, int] = {}
     for path in state_files(tmp_path / "run"):
@@ -152,7 +150,7 @@ def test_without_a_run_one_begins(tmp_path, store):
     check(tmp_path / "run", results)
 
 
-@pytest.mark.parametrize("cut", [Cut("batch"), Cut("line"), Cut("line", 1, "half")])
+@pytest.mark.parametrize("cut", [Cut("line"), Cut("line", 1, "half")])
 def test_a_run_that_had_told_its_ranks_nothing_begins_anew(tmp_path, store, undisturbed, cut):
     assert cut_off(tmp_path / "run", store, 2, cut, **FIXED) == KILLED
     with pytest.raises(RunFolderError, match="go on with it by --resume"):
@@ -163,8 +161,8 @@ def test_a_run_that_had_told_its_ranks_nothing_begins_anew(tmp_path, store, undi
 
 
 def test_a_mistake_before_the_first_visit_leaves_the_folder_to_another_run(tmp_path, store):
-    wrong = {"objective": mophpc.Objective(metric="nothing")}
-    with pytest.raises(mophpc.UserError, match="objective.metric is 'nothing'"):
+    wrong = {"objective": mophpc.Objective(metric="nothing", mode="min")}
+    with pytest.raises(UserError, match=r"objective.metric is 'nothing'"):
         run(tmp_path / "run", store, 2, **wrong)
     check(tmp_path / "run", run(tmp_path / "run", store, 2))
 
@@ -176,7 +174,7 @@ def test_a_mistake_before_the_first_visit_leaves_the_folder_to_another_run(tmp_p
 def stopped(tmp_path_factory, store) -> Path:
     """The folder of a run that was cut off, to be copied."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    assert cut_off(folder, store, 2, Cut("batch", BATCHES + 110), **FIXED) == KILLED
+    assert cut_off(folder, store, 2, Cut("batch", 110, waits=True), **FIXED) == KILLED
     by_config = [path.parent for path in state_files(folder)]
     assert len(by_config) == 8
     assert all(by_config.count(own) == 2 for own in by_config)
@@ -228,7 +226,7 @@ def test_another_build_is_refused(tmp_path, store):
     code = tmp_path / "model.py"
     code.write_text(Path(tiny.__file__).read_text())
     given = {"build": f"{code}:build", **FIXED}
-    assert cut_off(tmp_path / "run", store, 2, Cut("batch", BATCHES + 60), **given) == KILLED
+    assert cut_off(tmp_path / "run", store, 2, Cut("batch", 60), **given) == KILLED
     code.write_text(code.read_text().replace("Dropout(0.2)", "Dropout(0.1)"))
     with pytest.raises(RunFolderError, match="the file of build has changed"):
         resume(tmp_path / "run", store, 2, **given)
@@ -299,21 +297,15 @@ def test_a_config_whose_states_are_all_damaged_begins_anew(left, store, undistur
     assert digests(results) == digests(undisturbed)
 
 
-def test_a_state_of_another_config_is_none(left, store, undisturbed):
+def test_a_state_of_another_config_is_named(left, store):
     first, second = (
         [path for path in state_files(left) if path.parent.name.startswith(name)][-1]
-        for name in ("c000", "c001")
+        for name in ("c000", "c002")
     )
     for ending in (".json", ".safetensors"):
-        target = second.parent / first.with_suffix(ending).name
-        target.write_bytes(first.with_suffix(ending).read_bytes())
-    try:
-        results = resume(left, store, 2, **FIXED)
-    except mophpc.MophpcError as error:
-        assert "is one of config c000" in str(error)
-    else:
-        check(left, results)
-        assert digests(results) == digests(undisturbed)
+        shutil.copy(first.with_suffix(ending), second.with_suffix(ending))
+    with pytest.raises(MophpcError, match=r"is one of config c000"):
+        resume(left, store, 2, **FIXED)
 
 
 def test_half_a_last_line_is_none(left, store, undisturbed):
@@ -330,8 +322,14 @@ def test_a_damaged_line_of_the_journal_is_named(left, store, text):
     rows = (left / "journal.jsonl").read_text().splitlines()
     rows[1] = text
     (left / "journal.jsonl").write_text("\n".join(rows) + "\n")
-    with pytest.raises(RunFolderError, match="line 2 of '.*journal.jsonl' is damaged"):
+    with pytest.raises(RunFolderError, match=r"line 2 of '.*journal.jsonl' is damaged"):
         resume(left, store, 2, **FIXED)
+
+
+def test_metrics_that_have_half_a_line_only(left, store, undisturbed):
+    (left / "metrics.jsonl").write_text('{"config_id":0')
+    assert digests(resume(left, store, 2, **FIXED)) == digests(undisturbed)
+    assert len(read_lines(left / "metrics.jsonl")) == 12
 
 
 def test_without_its_journal_a_run_does_not_go_on(left, store):
@@ -342,7 +340,7 @@ def test_without_its_journal_a_run_does_not_go_on(left, store):
 
 def test_an_experiment_that_cannot_be_read_is_named(left, store):
     (left / "experiment.toml").write_text("epochs = \n")
-    with pytest.raises(RunFolderError, match="experiment.toml' cannot be read"):
+    with pytest.raises(RunFolderError, match=r"experiment.toml' cannot be read"):
         resume(left, store, 2, **FIXED)
 
 
@@ -386,7 +384,7 @@ def test_two_states_of_a_config_are_kept_and_none_of_one_that_has_ended(
 
 def test_without_states_a_config_begins_anew(tmp_path, store, undisturbed):
     settings = {**FIXED, "checkpoints": Checkpoints(states="off")}
-    assert cut_off(tmp_path / "run", store, 2, Cut("batch", BATCHES + 80), **settings) == KILLED
+    assert cut_off(tmp_path / "run", store, 2, Cut("batch", 80), **settings) == KILLED
     assert state_files(tmp_path / "run") == []
     results = resume(tmp_path / "run", store, 3, **settings)
     check(tmp_path / "run", results)
@@ -395,7 +393,7 @@ def test_without_states_a_config_begins_anew(tmp_path, store, undisturbed):
 
 def test_states_are_written_between_shards_where_minutes_say_so(tmp_path, store, undisturbed):
     settings = {**FIXED, "checkpoints": Checkpoints(states=1e-6)}
-    assert cut_off(tmp_path / "run", store, 2, Cut("batch", BATCHES + 80), **settings) == KILLED
+    assert cut_off(tmp_path / "run", store, 2, Cut("batch", 80), **settings) == KILLED
     steps = [int(path.stem.removeprefix("step-")) for path in state_files(tmp_path / "run")]
     assert any(step % 4 for step in steps)
     results = resume(tmp_path / "run", store, 3, **settings)
@@ -430,7 +428,7 @@ def test_a_config_that_diverged_stays_so(tmp_path, store):
     settings = {"build": tiny.diverges_late, **FIXED}
     before = run(tmp_path / "a", store, 2, **settings)
     assert "diverged" in [row.status for row in before.configs]
-    for number, call in enumerate((BATCHES + 60, BATCHES + 100)):
+    for number, call in enumerate((40, 70)):
         folder = tmp_path / f"run{number}"
         assert cut_off(folder, store, 2, Cut("batch", call), **settings) == KILLED
         results = resume(folder, store, 3, **settings)
@@ -469,7 +467,7 @@ def test_a_users_method_goes_on_whatever_it_decides(tmp_path, store, seed):
     assert len(results.configs) == 8
 
 
-@pytest.mark.parametrize("name", ["halving", "hyperband", "population", "median"])
+@pytest.mark.parametrize("name", ["halving", "hyperband", "population"])
 def test_a_method_decides_as_in_the_undisturbed_run_where_metrics_are_the_same(
     tmp_path, store, name
 ):
@@ -507,24 +505,20 @@ def test_a_copy_whose_source_went_on_is_made_again(tmp_path, store, call):
     assert any(row.lineage for row in results.configs)
 
 
-def test_what_people_asked_for_survives(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(
-        "mophpc.run.chief.RequestBox",
-        lambda folder, warn: mophpc.requests.RequestBox(folder, warn, every_s=0.005),
-    )
+def test_what_people_asked_for_survives(tmp_path, store):
     folder = tmp_path / "run"
     plans = [
         (at_once, Add(set={"lr": 0.02, "width": 5, "pause_s": 0.004})),
         (epochs(0, 1), Clone(config="0", set={"lr": 0.005})),
         (epochs(1, 1), Stop(config="1")),
     ]
-    settings = {"build": asking.slow, "space": asking.SPACE, "epochs": 5}
+    settings = {"build": asking.slow, "space": asking.SPACE, "epochs": 10}
     settings["search"] = asking.searching("plain")
     with People(folder, plans) as people:
-        assert cut_off(folder, store, 2, Cut("batch", 420), **settings) == KILLED
+        assert cut_off(folder, store, 2, Cut("batch", 400), **settings) == KILLED
     assert [answer.accepted for answer in people.answers()] == [True] * 3
     results = resume(folder, store, 3, **settings)
-    check(folder, results, epochs=5)
+    check(folder, results, epochs=10)
     assert len(results.configs) == 6
     assert results.configs[1].status == "stopped"
     by_lr = {row.hyperparameters["lr"]: row for row in results.configs}

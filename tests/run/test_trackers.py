@@ -365,3 +365,14 @@ def test_settings_are_checked(tmp_path):
     track = load_experiment(toml).track
     assert track.tensorboard == str(tmp_path / "sub/boards")
     assert track.asked == ("tensorboard",)
+
+
+def test_without_progress_one_that_fails_is_still_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(feed, "check_installed", lambda track: None)
+    monkeypatch.setattr(feed, "HOST", (sys.executable, "-c", RAISES))
+    monkeypatch.setattr("mophpc.run.claim.check_installed", lambda track: None)
+    store = make_store(tmp_path, 2)
+    run(tmp_path / "run", store, 2, track={"mlflow": "foo://bar"})
+    err = capsys.readouterr().err
+    assert err.count("note: mlflow has failed and is told nothing more: ") == 1
+    assert "no such project" in err

@@ -302,6 +302,11 @@ def test_numbers_of_numpy_become_pythons():
     assert [type(value) for value in start.values.values()] == [float, int]
 
 
+def test_values_are_finite_numbers():
+    with pytest.raises(ExperimentError, match="own: ask returned lr = nan; allowed: finite num"):
+        checked([Start(ROW | {"lr": math.nan}, 1)]).ask(1)
+
+
 def test_integers_of_numpy_are_integers():
     method = checked([Start(ROW, np.int64(2), np.int32(1))], [Continue(np.int64(0), np.int64(3))])
     (start,) = method.ask(1)

@@ -268,6 +268,31 @@ def test_wrong_words(
     assert sentence in complaint(err)
 
 
+@pytest.mark.parametrize(
+    ("search", "sentence"),
+    [
+        ('method = "nowhere.py:Mine"', "there is no file '"),
+        ('method = "mine.py:Other"', "has no function 'Other'; it has Mine"),
+        ('method = "mine.py:Mine"\noptions = {a = 1}', "raised KeyError: 'b'"),
+        ('method = "mine.py:Mine"\noptions = {b = 1}', "whose configs come one after another"),
+    ],
+)
+def test_a_method_is_checked_before_it_is_said_that_its_configs_are_not_known(
+    capsys: Capture, write_experiment: Write, tmp_path: Path, search: str, sentence: str
+) -> None:
+    toml = write_experiment()
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, brief): brief.options['b']\n"
+        "    def ask(self, room): return []\n"
+        "    def tell(self, result): return []\n"
+    )
+    toml.write_text(f"{toml.read_text()}\n[search]\n{search}\n")
+    status, _, err = command(capsys, "plan", toml, "--ranks", 2)
+    assert status == 2
+    assert sentence in complaint(err)
+
+
 WRONG_COSTS = [
     ({"a": {"seconds_per_row": 1}}, [], "costs are per row; say with --rows how many"),
     ({"a": {"visit_s": 1}}, ["--configs", 2], "--configs is 2, but the costs file has 1"),
