@@ -50,6 +50,7 @@ class _MpiRequest:
         with contextlib.suppress(MPI.Exception):
             self._request.Cancel()
             self._request.Wait()
+        self._open.discard(self)
 
 
 def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
