@@ -39,5 +39,3 @@ class ArenaPool:
 
 def _remove(buffers: list[Buffer], buffer: Buffer) -> None:
     buffers.pop(next(i for i, other in enumerate(buffers) if other is buffer))
-
-
