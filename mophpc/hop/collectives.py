@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mophpc import errors
-from mophpc.errors import MophpcError, RunError
+from mophpc.errors import LostError, MophpcError, RunError, UnreachableError
 from mophpc.hop.transport import CONTROL, Buffer, Check, Request, Transport, wait_until
 
 T = TypeVar("T")
@@ -68,6 +68,8 @@ class Group:
         """Collective. Run `action` on every rank; if it fails on any, raise that error on all."""
         try:
             result = action()
+        except (LostError, UnreachableError):  # nothing can be agreed on with a rank that is lost
+            raise
         except (Exception, SystemExit) as error:  # told to all ranks, then raised
             self.agree(error)
             raise  # not reached: agree raises on every rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 
@@ -24,23 +25,32 @@ from mophpc.launcher import HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
 
 class _MpiRequest:
-    __slots__ = ("_buffer", "_peer", "_request")
+    __slots__ = ("_buffer", "_open", "_peer", "_request")
 
-    def __init__(self, request: MPI.Request, buffer: Buffer, peer: int) -> None:
+    def __init__(
+        self, request: MPI.Request, buffer: Buffer, peer: int, is_open: set[_MpiRequest]
+    ) -> None:
         self._request = request
-        self._buffer = buffer  # MPI reads or writes it until the request is done
+        self._buffer = buffer
         self._peer = peer
+        self._open = is_open
+        is_open.add(self)  # MPI reads or writes the buffer until the request is done
 
     def test(self) -> bool:
         try:
-            return self._request.Test()
+            is_done: bool = self._request.Test()
         except MPI.Exception as error:
+            self._open.discard(self)
             raise _failure(error, self._peer) from error
+        if is_done:
+            self._open.discard(self)
+        return is_done
 
     def cancel(self) -> None:
         with contextlib.suppress(MPI.Exception):
             self._request.Cancel()
             self._request.Wait()
+        self._open.discard(self)
 
 
 def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
@@ -59,6 +69,7 @@ class MpiTransport:
         self.threaded: bool = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         # Own communicators: no message of the user's program can match ours, nor the reverse.
         self._comms = tuple(comm.Dup() for _ in range(NUM_CHANNELS))
+        self._open: set[_MpiRequest] = set()
 
     def isend(self, buffer: Buffer, dest: int, tag: int, channel: int) -> _MpiRequest:
         """Start to send; see `Transport`."""
@@ -66,7 +77,7 @@ class MpiTransport:
             request = self._comms[channel].Isend([buffer, len(buffer), MPI.BYTE], dest, tag)
         except MPI.Exception as error:
             raise _failure(error, dest) from error
-        return _MpiRequest(request, buffer, dest)
+        return _MpiRequest(request, buffer, dest, self._open)
 
     def irecv(self, buffer: Buffer, source: int, tag: int, channel: int) -> _MpiRequest:
         """Start to receive; see `Transport`."""
@@ -74,7 +85,7 @@ class MpiTransport:
             request = self._comms[channel].Irecv([buffer, len(buffer), MPI.BYTE], source, tag)
         except MPI.Exception as error:
             raise _failure(error, source) from error
-        return _MpiRequest(request, buffer, source)
+        return _MpiRequest(request, buffer, source, self._open)
 
     def local_rank(self) -> int:
         """Return this process's number among those that share its memory. Collective."""
@@ -88,6 +99,19 @@ class MpiTransport:
         """Whether the MPI was told to go on when a process dies."""
         return os.environ.get(FT_ENABLED) == "1"
 
+    def all_well(self, *, is_well: bool) -> bool:
+        """Collective among the ranks that live. Return whether none is lost, and all say so.
+
+        All get the same answer. Where one says that it is not well, whoever waits for a message on
+        this transport stops waiting, and comes here too.
+        """
+        if not is_well:
+            self._revoke()
+        try:
+            return self._comms[0].Agree(int(is_well)) == 1
+        except MPI.Exception:  # a rank has died, which all learn of
+            return False
+
     def survivors(self) -> MpiTransport:
         """Collective among the ranks that live. Return the transport that connects them.
 
@@ -95,12 +119,25 @@ class MpiTransport:
         """
         global _has_lost, _leads  # noqa: PLW0603  # of this process, to its end
         _has_lost = True
+        self._revoke()
+        found = _connected(self._comms[0])
+        self._abandon()
+        _leads = found.rank == 0
+        return found
+
+    def _revoke(self) -> None:
         for comm in self._comms:
             with contextlib.suppress(MPI.Exception):
                 comm.Revoke()
-        found = MpiTransport(self._comms[0].Shrink())
-        _leads = found.rank == 0
-        return found
+
+    def _abandon(self) -> None:
+        """Let what is under way end with an error; keep the memory of what does not."""
+        deadline_s = time.monotonic() + ABANDON_S
+        while self._open and time.monotonic() < deadline_s:
+            for request in list(self._open):
+                with contextlib.suppress(UnreachableError):
+                    request.test()
+        _abandoned.extend(self._open)
 
     def abort(self, status: int) -> None:
         """End all ranks. Does not return."""
@@ -112,6 +149,26 @@ class MpiTransport:
         """Free the communicators. Collective."""
         for comm in self._comms:
             comm.Free()
+
+
+def _connected(comm: MPI.Comm) -> MpiTransport:
+    """Collective among the ranks of `comm` that live. Return the transport of just these.
+
+    Another may die on the way; then all begin anew.
+    """
+    while True:
+        comm = comm.Shrink()
+        found = None
+        try:
+            found = MpiTransport(comm)
+        except MPI.Exception:
+            with contextlib.suppress(MPI.Exception):
+                comm.Revoke()
+        with contextlib.suppress(MPI.Exception):
+            if comm.Agree(int(found is not None)) == 1 and found is not None:
+                return found
+        with contextlib.suppress(MPI.Exception):
+            comm.Revoke()
 
 
 def library_version() -> str:
@@ -153,6 +210,11 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
 FT_ENABLED = "OMPI_MCA_mpi_ft_enable"
 """Set by Open MPI's mpirun --with-ft ulfm."""
 
+ABANDON_S = 0.2
+"""What was under way to a rank that is lost may take so long to fail."""
+
+_abandoned: list[_MpiRequest] = []
+"""Their buffers: MPI may still write them."""
 _has_lost = False
 _leads: bool | None = None
 
@@ -168,8 +230,8 @@ def has_lost() -> bool:
 
 
 def finalize() -> None:
-    """End MPI. Collective."""
-    if MPI.Is_initialized() and not MPI.Is_finalized():
+    """End MPI. Collective; nothing where ranks have died, for MPI would wait for them."""
+    if MPI.Is_initialized() and not MPI.Is_finalized() and not _has_lost:
         MPI.Finalize()
 
 

@@ -50,6 +50,9 @@ class Transport(Protocol):
     def survives(self) -> bool:
         """Whether ranks can go on when another one dies."""
 
+    def all_well(self, *, is_well: bool) -> bool:
+        """Collective among the ranks that live. Return whether none is lost, and all say so."""
+
     def survivors(self) -> Transport:
         """Collective among the ranks that live. Return the transport that connects them."""
 

@@ -66,9 +66,9 @@ class Results:
         return sorted(self.configs, key=key)
 
     def write(self, as_json: Path, as_csv: Path) -> None:
-        """Write both files."""
-        write_json(as_json, self.record())
+        """Write both files; a run that has the first, which is written last, has ended."""
         write_whole(as_csv, self.csv())
+        write_json(as_json, self.record())
 
     def record(self) -> dict[str, Any]:
         """Return what `results.json` holds; without the folder, so that a moved one stays true."""

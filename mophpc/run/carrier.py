@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mophpc.errors import HopError
+from mophpc.errors import HopError, UnreachableError
 from mophpc.events import EventLog
 from mophpc.hop.parcel import Incoming, Outgoing, Parcel
 from mophpc.hop.transport import Buffer, Check, Transport, wait_until
+from mophpc.run.arenas import ArenaPool
 from mophpc.schedule.orders import DROP, END, Link, Orders, StateCopy
 from mophpc.schedule.plan import Hop, Stop
 from mophpc.schedule.walk import ArenaQueue
@@ -24,42 +25,8 @@ LANDING_S = 1e-4
 """Between two looks at a state on its way from a device."""
 
 
-class ArenaPool:
-    """Memory of arenas, reused: at any time as many buffers as arenas were ever held together."""
-
-    def __init__(self, allocate: Callable[[int], Buffer]) -> None:
-        self._allocate = allocate
-        self._free: list[Buffer] = []
-        self._lent: dict[int, Buffer] = {}
-        self.most = 0
-        """Most buffers that ever existed together."""
-
-    def take(self, nbytes: int) -> Buffer:
-        """Return `nbytes` bytes: the smallest free buffer that is large enough, else a new one."""
-        fitting = [b for b in self._free if len(b) >= nbytes]
-        if fitting:
-            buffer = min(fitting, key=len)
-            _remove(self._free, buffer)
-        else:
-            if self._free:  # too small for anything that is wanted now
-                _remove(self._free, max(self._free, key=len))
-            buffer = self._allocate(nbytes)
-        arena = buffer[:nbytes]
-        self._lent[arena.ctypes.data] = buffer
-        self.most = max(self.most, len(self._lent) + len(self._free))
-        return arena
-
-    def give_back(self, arena: Buffer) -> None:
-        """Take memory back."""
-        self._free.append(self._lent.pop(arena.ctypes.data))
-
-
 def _has_landed(parcel: Parcel) -> bool:
     return parcel.held is None or parcel.diverged or parcel.held.test()
-
-
-def _remove(buffers: list[Buffer], buffer: Buffer) -> None:
-    buffers.pop(next(i for i, other in enumerate(buffers) if other is buffer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +74,10 @@ class Carrier:
         self._kept: dict[int, Parcel] = {}
         self._undecided: dict[int, Parcel] = {}  # their next place has not been told yet
         self._copies: dict[tuple[int, int], list[StateCopy]] = {}  # by (source, step): to be made
-        self.retains = False
-        """Whether states that have left are kept until the next visit is made."""
+        self.acknowledge: Callable[[int, int, int], None] | None = None
+        """Where others go on when a rank dies, states that have left are kept until another rank
+        keeps a newer one; this tells a rank of it: its number, config and visit."""
+        self._came: dict[int, tuple[int, int]] = {}  # by config_id: from whom, for which visit
         self._retained: dict[int, Parcel] = {}
         self._early: dict[int, int] = {}  # (config, visit) that was made before its hop was over
         self._ended: deque[Parcel] = deque()
@@ -233,9 +202,20 @@ class Carrier:
         """Let go of a state that was kept for the case that the rank it went to dies."""
         kept = self._retained.get(config_id)
         if kept is not None and kept.step <= step:
-            self.pool.give_back(self._retained.pop(config_id).arena)
+            self._discard(self._retained.pop(config_id))
         elif kept is None:
             self._early[config_id] = step
+
+    def _discard(self, parcel: Parcel) -> None:
+        if parcel.held is not None:
+            parcel.held.drop()
+        self.pool.give_back(parcel.arena)
+
+    def _is_safe(self, config_id: int) -> None:
+        """Say that the state with which a config came needs to be kept nowhere any more."""
+        came = self._came.pop(config_id, None)
+        if came is not None and self.acknowledge is not None:
+            self.acknowledge(came[0], config_id, came[1])
 
     def cancel(self) -> bool:
         """Expect no state any more; return whether none is leaving."""
@@ -289,12 +269,9 @@ class Carrier:
 
     def advance(self) -> None:
         """Let hops progress, free what has left, and post receives ahead."""
-        landing, self._landing = self._landing, []
-        for parcel, hop in landing:
-            if _has_landed(parcel):
-                self._send(parcel, hop)
-            else:
-                self._landing.append((parcel, hop))
+        for index in reversed(range(len(self._landing))):
+            if _has_landed(self._landing[index][0]):
+                self._send(*self._landing.pop(index))
         for leaving in list(self._outgoing):
             outgoing, hop, start_s = leaving
             if outgoing.test():
@@ -320,9 +297,9 @@ class Carrier:
         self._incoming[position] = (incoming, self._events.now())
 
     def _let_leave(self, parcel: Parcel) -> None:
-        """Free what has left; or keep it until the next visit is made elsewhere."""
+        """Free what has left; or keep it until another rank keeps a newer state."""
         if (
-            not self.retains
+            self.acknowledge is None
             or parcel.diverged
             or self._early.pop(parcel.config_id, -1) >= parcel.step
         ):
@@ -330,9 +307,15 @@ class Carrier:
             return
         former = self._retained.pop(parcel.config_id, None)
         if former is not None:
-            self.pool.give_back(former.arena)
+            self._discard(former)
+        if parcel.held is not None:  # a device's memory is not for what may never be needed
+            while not _has_landed(parcel):
+                time.sleep(LANDING_S)
+            parcel.held.drop()
+            parcel.held = None
         self._retained[parcel.config_id] = parcel
         self._queue.release()  # it is beyond what the plan counts
+        self._is_safe(parcel.config_id)
 
     def next_up(self, position: int) -> Parcel | None:
         """Return the state for a visit that is still to come, if it is here and will be trained."""
@@ -384,6 +367,7 @@ class Carrier:
         if position in self._reserved:
             return Parcel(visit.config_id, visit.step, self._reserved.pop(position))
         arrival = self._arrived.pop(position)
+        self._came[visit.config_id] = (arrival.incoming.source, visit.step)
         exposed_s = max(0.0, arrival.end_s - max(wanted_s, arrival.begun_s))
         self.exposed_s += exposed_s
         self._record(
@@ -421,9 +405,13 @@ class Carrier:
             self._landing.append((parcel, hop))
 
     def _send(self, parcel: Parcel, hop: Hop, direct: Any = None) -> None:
-        outgoing = Outgoing(
-            self._transport, parcel, hop.dest, hop.tag, checked=self._checked, direct=direct
-        )
+        try:
+            outgoing = Outgoing(
+                self._transport, parcel, hop.dest, hop.tag, checked=self._checked, direct=direct
+            )
+        except UnreachableError:  # it stays here, to be written
+            self._kept[parcel.config_id] = parcel
+            raise
         self._outgoing.append((outgoing, hop, self._events.now()))
 
     def _is_told(self, position: int) -> bool:
@@ -448,10 +436,9 @@ class Carrier:
 
     def free(self, parcel: Parcel) -> None:
         """Let go of a state."""
-        if parcel.held is not None:
-            parcel.held.drop()
-        self.pool.give_back(parcel.arena)
+        self._discard(parcel)
         self._queue.release()
+        self._is_safe(parcel.config_id)
 
     def _hop_to(self, position: int) -> Hop:
         hop = self._stops[position].receive

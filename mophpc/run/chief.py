@@ -118,6 +118,8 @@ class Chief:
 
     def handle(self, record: Record) -> None:
         """Take a rank's record."""
+        if record["kind"] == "leave":  # the last word of a rank
+            return
         if record["kind"] in ("signal", "paused", "written"):
             assert self._muster is not None
             if record["kind"] != "signal":

@@ -28,6 +28,9 @@ from mophpc.search.space import name_configs
 
 Record = dict[str, Any]
 
+PATIENCE_S = 120.0
+"""The rank that died may have had the run folder's lock; NFS lets go of it after 90 s."""
+
 
 def claim(
     experiment: Experiment,
@@ -65,7 +68,7 @@ def claim(
     settings = experiment.resolved(versions() | {"store": store.digest})
     goes_on = wanted.resume and folder.experiment.exists()
     if goes_on:
-        known.lock = Lock(folder.lock)
+        known.lock = Lock(folder.lock, PATIENCE_S if wanted.is_recovery else 0.0)
         for failure in folder.path.glob("failure-rank-*.json"):
             failure.unlink(missing_ok=True)
         if has_begun(folder, settings):

@@ -58,7 +58,7 @@ def attend(
         UnreachableError: likewise, of a message that failed.
     """
     group = Group(transport, stop.check)
-    watch = Watch(transport, stop)
+    watch = Watch(transport, stop, survives=wanted.survive)
     known = Known()
     try:
         if turn is None:  # ranks that are threads end together
@@ -158,7 +158,8 @@ def _walk(
         agreed = agreed or (wanted.survive and isinstance(error, UnreachableError))
         if agreed or isinstance(error, InterruptError | PeerError | LostError):
             rooms.log.warning("ends: %s", error)
-            if rooms.is_root and not walk.visiting and not isinstance(error, LostError):
+            is_lost = isinstance(error, LostError | UnreachableError)
+            if rooms.is_root and not walk.visiting and not is_lost:
                 rooms.folder.unclaim()
             raise error from (None if error is raised else raised)  # every rank has it
         failure = walk.fail(error)

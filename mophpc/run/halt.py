@@ -72,7 +72,7 @@ class Halt:
             return
         self._stop.check()
         name = self._stop.signal_name
-        if name is not None and not self._is_announced:
+        if name is not None and not (self._is_announced or self.is_over):
             self._is_announced = True
             self._report({"kind": "signal", "rank": self._rank, "signal": name})
 

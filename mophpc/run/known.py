@@ -20,6 +20,8 @@ class Wanted:
     """Whether the run that the folder holds goes on, if it holds one."""
     survive: bool = False
     """Whether the others go on when a rank dies."""
+    is_recovery: bool = False
+    """Whether one has died, and the others go on now."""
 
 
 PLAIN = Wanted()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from mophpc.errors import RunFolderError
+
+_PAUSE_S = 0.05
 
 
 class Lock:
@@ -14,15 +17,20 @@ class Lock:
 
     Args:
         path: of the file that is locked; it is made where it is missing.
+        patience_s: seconds to wait until it is free: a file server may not know for so long that
+            the host is gone which had it.
 
     Raises:
         RunFolderError: another run has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience_s: float = 0.0) -> None:
         self._fd = -1
+        deadline_s = time.monotonic() + patience_s
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            while not self._take() and time.monotonic() < deadline_s:
+                time.sleep(_PAUSE_S)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
@@ -31,6 +39,13 @@ class Lock:
             ) from error
         except OSError:
             pass  # a file system without locks: nothing better can be had there
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of it."""

@@ -47,8 +47,6 @@ class Equipment:
     halt: Halt
     pause: Callable[[], None] = lambda: None
     """Called while all that is left to do is to wait."""
-    acknowledge: Callable[[int, int, int], None] = lambda *_: None
-    """Told of a visit that was made: the rank that the state came from, config and visit."""
     between: Callable[[], None] = lambda: None
     """Called between two visits."""
     sign: Sign = field(default_factory=lambda: Sign(own_whereabouts(0, 1)))
@@ -119,8 +117,6 @@ class RankProgram:
                 is_made = self._visit(stop, parcel, draft)
             if not is_made:
                 return
-        if stop.receive is not None:
-            self._at.acknowledge(stop.receive.source, visit.config_id, visit.step)
         parcel.step += 1
         self._carrier.pass_on(stop, parcel)
         self._carrier.advance()

@@ -7,12 +7,13 @@ each config is on disk. The lowest of them leads; the shards of the lost one are
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from mophpc.errors import LaunchError, LostError, UnreachableError
+from mophpc.errors import HopError, LaunchError, LostError, UnreachableError
 from mophpc.experiment import Experiment
 from mophpc.hop.transport import Transport
 from mophpc.report.results import Results
@@ -39,24 +40,35 @@ def run_rank(
 
     Raises:
         LaunchError: ranks are to survive, and the MPI ends them all when one dies.
+        HopError: messages fail, and no rank has died.
     """
-    if wanted.survive:
-        check_survival(experiment, transport)
+    if not wanted.survive:
+        return attend(experiment, folder, transport, view, stop, chosen, wanted=wanted, turn=turn)
+    check_survival(experiment, transport)
     while True:
+        said, results = "a rank has died", None
         try:
-            return attend(
+            results = attend(
                 experiment, folder, transport, view, stop, chosen, wanted=wanted, turn=turn
             )
         except (LostError, UnreachableError) as error:
-            if not wanted.survive or transport.size == 1:
+            if transport.size == 1:
                 raise
-            begin_s = time.monotonic()
-            transport = transport.survivors()
-            stop.go_on()
-            wanted = replace(wanted, resume=True, replay=None)
-            if transport.rank == 0:
-                took_s = time.monotonic() - begin_s
-                view.warn(f"mophpc: {error}; {transport.size} go on, connected in {took_s:.2g} s")
+            said = str(error)
+        # One rank may have all results while another waits for one that has died; all of them
+        # are needed to connect anew, so none leaves before all have ended well.
+        begin_s = time.monotonic()
+        if transport.all_well(is_well=results is not None) and results is not None:
+            return results
+        before, transport = transport, transport.survivors()
+        if transport.size == before.size:  # it would fail again, and again
+            raise HopError(f"no rank has died, and yet: {said}")
+        gc.collect()  # states and rows of before, in cycles of objects
+        stop.go_on()
+        wanted = replace(wanted, resume=True, is_recovery=True)
+        if transport.rank == 0:
+            took_s = time.monotonic() - begin_s
+            view.warn(f"mophpc: {said}; {transport.size} go on, connected in {took_s:.2g} s")
 
 
 def check_survival(experiment: Experiment, transport: Transport) -> None:
@@ -65,13 +77,18 @@ def check_survival(experiment: Experiment, transport: Transport) -> None:
     Raises:
         LaunchError: they cannot.
     """
+    text = None
     if not transport.survives:
-        raise LaunchError(
+        text = (
             "--survive needs an MPI that goes on when a process dies: start with Open MPI's "
             "'mpirun --with-ft ulfm'"
         )
-    if experiment.checkpoints.states == "off":
-        raise LaunchError(
+    elif experiment.checkpoints.states == "off":
+        text = (
             'checkpoints.states is "off", and --survive needs states to go on from; allowed: '
             '"epoch" or minutes'
         )
+    if text is not None:
+        error = LaunchError(text)
+        error.agreed = True  # every rank finds the same
+        raise error

@@ -174,14 +174,17 @@ class Walk:
             progress=progress,
             halt=halt,
             pause=self._pause,
-            acknowledge=self._acknowledge,
             between=self._think,
             sign=rooms.watch.sign,
         )
         before = peak_rss_bytes()
         self._program = RankProgram(carrier, equipment, self._place)
         try:
-            self._make_visits(equipment, carrier, before)
+            try:
+                self._make_visits(equipment, carrier, before)
+            except UnreachableError as error:
+                halt.lose(error)
+                self._program.put_away()
         except InterruptError as error:
             with progress.lock:
                 error.agreed = self._give_up(carrier)
@@ -203,7 +206,7 @@ class Walk:
             "spent": self._program.spent,
         }
         rooms.events.write("end", rooms.events.now(), rooms.events.now(), **most)
-        equipment.report({"kind": "rank", "rank": transport.rank, "last": True, **most})
+        equipment.report({"kind": "rank", "rank": transport.rank, **most})
         self._part()
 
     def _give_up(self, carrier: Carrier) -> bool:
@@ -217,6 +220,7 @@ class Walk:
         for receiver in self._receivers:
             receiver.cancel()
         is_done = carrier.cancel() and self._sender.test() and self._orders.test()
+        is_done = is_done and (self._kept is None or self._kept.test())
         group = self._rooms.group
         return all(group.share(group.gather(is_done)))
 
@@ -272,12 +276,12 @@ class Walk:
         self._kept = RecordSender(transport, KEPT)
         others = [rank for rank in range(transport.size) if rank != transport.rank]
         self._receivers.append(RecordReceiver(transport, KEPT, others, let_go))
-        carrier.retains = True
+        carrier.acknowledge = self._acknowledge
 
     def _acknowledge(self, source: int, config_id: int, step: int) -> None:
-        if self._kept is not None and self._progress is not None:
-            with self._progress.lock:
-                self._kept.send({"config": config_id, "step": step}, source)
+        assert self._kept is not None
+        with self._messages():
+            self._kept.send({"config": config_id, "step": step}, source)
 
     def _look_after(self) -> None:
         """Let records progress; notice signals."""
@@ -293,11 +297,17 @@ class Walk:
         else:
             self._halt.notice()
 
+    def _check(self) -> None:
+        """Look whether a rank is lost; a signal comes too late."""
+        self._stop.check()
+        if self._halt is not None and self._halt.loss is not None:
+            raise self._halt.loss
+
     def _all_said(self) -> bool:
         """Whether no message of a record is under way, so that MPI can end."""
         self._exchange()
-        assert self._kept is not None
-        return self._kept.test() and not any(receiver.is_open for receiver in self._receivers)
+        all_left = self._sender.test() and (self._kept is None or self._kept.test())
+        return all_left and not any(receiver.is_open for receiver in self._receivers)
 
     def _pause(self) -> None:
         """Wait for what other ranks do."""
@@ -335,12 +345,18 @@ class Walk:
 
     @contextmanager
     def _messages(self) -> Iterator[None]:
-        """Note that an error has nothing to do with the config that is being trained here."""
+        """Note that an error has nothing to do with the config that is being trained here.
+
+        Where others go on without a rank that is lost, this one stops at its next safe point: what
+        it trains must not be lost with it.
+        """
         try:
             yield
         except BaseException as error:
             self._aside = error
-            raise
+            if self._halt is None or not isinstance(error, UnreachableError):
+                raise
+            self._halt.lose(error)
 
     def fail(self, error: BaseException) -> RunError:
         """Say where an error happened, keep its traceback, and return the error that says both."""
@@ -374,12 +390,14 @@ class Walk:
             return halt.is_asked or (all_left and halt.is_over)
 
         wait_until(done, self._notice)
-        if not halt.is_over:
+        if halt.is_asked or not halt.is_over:  # once they are asked to, all stop, done or not
             self._program.put_away()
+        if self._transport.rank > 0:
+            self._sender.send({"kind": "leave", "last": True})
         if self._kept is not None:
             for rank in range(self._transport.size):
                 if rank != self._transport.rank:
                     self._kept.send({"last": True}, rank)
-            wait_until(self._all_said, self._stop.check)
+        wait_until(self._all_said, self._check)
         self._rooms.group.barrier()
         record_clock(self._rooms)  # clocks drift apart in a long run

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -58,9 +59,11 @@ class Watch:
     Args:
         transport: of this rank.
         stop: what ends the thread that trains.
+        survives: whether the others go on without a rank that is lost.
     """
 
-    def __init__(self, transport: Transport, stop: StopFlag) -> None:
+    def __init__(self, transport: Transport, stop: StopFlag, *, survives: bool = False) -> None:
+        self._survives = survives
         self.sign = Sign(own_whereabouts(transport.rank, transport.size))
         self._transport = transport
         self._stop = stop
@@ -182,6 +185,8 @@ class Watch:
                 self._log.warning("ranks are not watched any more: %s", error, exc_info=error)
         for fd in fds:
             os.close(fd)
+        if self._survives:  # states are being written, however long that takes
+            return
         if self._loss is not None and not self._ended.wait(GRACE_S):
             self._abort()
 
@@ -213,6 +218,10 @@ class Watch:
             return
         with self._lock:
             self._end(found[0], speaks=True)
+        if self._survives and found[1].realm == self.sign.own.realm:
+            if not found[1].is_gone:  # the others could not connect without it, nor with it
+                os.kill(found[1].pid, signal.SIGKILL)
+            return
         time.sleep(2.0 * self._hanging.pause_s)  # the others look too, and have to log it
         if found[1].rank == self.sign.own.rank and not self._ended.is_set():
             self._abort()  # who trains cannot end the run

@@ -13,7 +13,8 @@ from mophpc.errors import HopError
 from mophpc.events import EventLog
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.hop.parcel import Outgoing, Parcel
-from mophpc.run.carrier import ArenaPool, Carrier
+from mophpc.run.arenas import ArenaPool
+from mophpc.run.carrier import Carrier
 from mophpc.schedule import make_plan, stops
 from mophpc.schedule.orders import whole
 
