@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-from hypothesis import strategies
 from fuzz_cases import KINDS, Outcome, case
 from fuzz_world import LIMIT_S, World
+from hypothesis import strategies
 
 GRACE_S = 40.0
 """A process that says nothing for so much longer than a command may take is ended."""
@@ -51,8 +51,10 @@ def draw(count: int, seed: int) -> list[Case]:
     )
     @hypothesis.given(kinds, strategies.integers(0, 2**48))
     def add(order: Sequence[str], number: int) -> None:
-        fewest = min(Counter({kind: 0 for kind in KINDS} | Counter(k for k, _ in found)).items(),
-                     key=lambda item: (item[1], order.index(item[0])))
+        fewest = min(
+            Counter(dict.fromkeys(KINDS, 0) | Counter(k for k, _ in found)).items(),
+            key=lambda item: (item[1], order.index(item[0])),
+        )
         if len(found) < count:
             found.append((fewest[0], number))
 

@@ -19,8 +19,8 @@ from typing import Any
 from fuzz_mutate import damage_file
 from fuzz_world import RUN, Said, World, call, same_weights
 
-from mophpc.experiment import load_experiment
 from mophpc.errors import ExperimentError, MophpcError
+from mophpc.experiment import load_experiment
 from mophpc.saved import load_model, load_run
 
 MOST_VISITS = 200
@@ -223,7 +223,9 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "status": Kind("*/status.json", (("status cut", anything), ("status whole --json", anything))),
-    "places": Kind("*/places/*", (("status cut", anything), (RESUME.replace("{run}", "cut"), as_before("cut")))),
+    "places": Kind(
+        "*/places/*", (("status cut", anything), (RESUME.replace("{run}", "cut"), as_before("cut")))
+    ),
     "plan": Kind(
         "whole/plan.json",
         (
@@ -233,7 +235,8 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "plan of a cut run": Kind(
-        "cut/plan.json", ((RESUME.replace("{run}", "cut"), as_before("cut")), ("report cut", anything))
+        "cut/plan.json",
+        ((RESUME.replace("{run}", "cut"), as_before("cut")), ("report cut", anything)),
     ),
     "costs": Kind(
         "*/costs.json",
@@ -301,7 +304,15 @@ def _link(rng: random.Random, world: World, command: str) -> tuple[str, str]:
     folder = world.now / run
     if run == "new":
         folder.mkdir()
-        names = ("events", "logs", "checkpoints", "states", "places", "experiment.toml", "plan.json")
+        names = (
+            "events",
+            "logs",
+            "checkpoints",
+            "states",
+            "places",
+            "experiment.toml",
+            "plan.json",
+        )
         path = folder / rng.choice((*names, "run.lock", "requests"))
     else:
         depth = rng.choice((1, 1, 2, 3))

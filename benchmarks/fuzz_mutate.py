@@ -101,9 +101,7 @@ def places(document: Any, path: Path_ = ()) -> list[Path_]:
         items = list(enumerate(document))
     else:
         return []
-    return [
-        place for key, item in items for place in ((*path, key), *places(item, (*path, key)))
-    ]
+    return [place for key, item in items for place in ((*path, key), *places(item, (*path, key)))]
 
 
 def change(rng: random.Random, document: Any) -> Any:
@@ -156,7 +154,9 @@ def line_damage(rng: random.Random, raw: bytes) -> bytes:
         other = rng.randrange(len(lines))
         lines[at], lines[other] = lines[other], lines[at]
     elif kind == 3:
-        lines[at] = rng.choice((b"", b"{}", b"[]", b"null", b'{"kind": "part"}', b"\0\0\0", b"\xff"))
+        lines[at] = rng.choice(
+            (b"", b"{}", b"[]", b"null", b'{"kind": "part"}', b"\0\0\0", b"\xff")
+        )
     elif kind == 4:
         lines[at] = lines[at][: rng.randrange(len(lines[at]) + 1)]
     else:

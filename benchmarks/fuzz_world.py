@@ -32,7 +32,7 @@ RUN = ("--transport", "local", "--progress", "off")
 CUT_AFTER = 120
 """Batches, of 144 that the visits train, besides those that are tried."""
 
-BUILD = '''
+BUILD = """
 import os
 import signal
 
@@ -67,7 +67,7 @@ def build(config):
         metrics={"accuracy": accuracy},
         batch_transform=transform,
     )
-'''
+"""
 
 TOML = """
 build = "tune.py:build"
@@ -152,7 +152,9 @@ class World:
         )
         if not self.pristine.exists():
             self._make()
-        self.results: dict[str, Any] = json.loads((self.pristine / "whole/results.json").read_text())
+        self.results: dict[str, Any] = json.loads(
+            (self.pristine / "whole/results.json").read_text()
+        )
         self.rows = {row["config"]: row for row in self.results["configs"]}
         self._outside = snapshot(self.outside)
 

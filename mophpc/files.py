@@ -21,8 +21,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
     """
     raw = data.encode() if isinstance(data, str) else data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
     try:
-        with scratch.open("wb") as file:
+        with scratch.open("xb") as file:  # never through a link that somebody has put there
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
