@@ -354,8 +354,12 @@ def load_experiment(path: Path) -> Experiment:
         raise ExperimentError(f"experiment file '{path}' {found}; give a TOML file")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: not TOML: {error}") from error
+    except (RecursionError, ValueError) as error:  # depths and numbers that nobody means
+        raise ExperimentError(f"{path}: not TOML that can be read") from error
     raw.pop("versions", None)  # a run folder's experiment.toml can be run again
     _resolve_paths(raw, path.resolve().parent)
     try:

@@ -23,8 +23,10 @@ def write_whole(path: Path, data: bytes | str) -> None:
     """
     raw = data.encode() if isinstance(data, str) else data
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
     try:
-        with naming(path), scratch.open("wb") as file:
+        # "x": never through a link that somebody has put there
+        with naming(path), scratch.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())

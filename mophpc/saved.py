@@ -147,9 +147,13 @@ class SavedRun:
     def _lines(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
         try:
-            return read_lines(path)
+            lines = read_lines(path)
         except OSError as error:
             raise RunFolderError(f"'{path}' cannot be read: {error.strerror}") from error
+        for line in lines:
+            if not all(type(line.get(key)) is int for key in ("config_id", "epoch")):
+                raise RunFolderError(f"'{path}' is damaged: a line is of no config and epoch")
+        return lines
 
     def _metrics(self, row: ConfigResult, epoch: int) -> dict[str, Any]:
         """Return a config's metrics after an epoch, as the journal has them."""

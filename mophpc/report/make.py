@@ -90,8 +90,9 @@ def _check(prices: Prices) -> None:
 def _write_pieces(path: Path, pieces: Iterable[str]) -> None:
     """Write a long file, whole or not at all; it is made again at will, so no fsync."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
     try:
-        with scratch.open("w", encoding="utf-8") as file:
+        with scratch.open("x", encoding="utf-8") as file:
             file.writelines(pieces)
         scratch.replace(path)
     finally:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mophpc.errors import RunFolderError
-from mophpc.files import write_json, write_whole
+from mophpc.files import plain, write_json, write_whole
+from mophpc.state_folder import new_digest, said
 
 WIDEST = 24
 """Characters of a value in the table; the files have it whole."""
@@ -72,9 +73,9 @@ class Results:
 
     def record(self) -> dict[str, Any]:
         """Return what `results.json` holds; without the folder, so that a moved one stays true."""
-        record = asdict(self)
+        record: dict[str, Any] = plain(asdict(self))
         del record["run"]
-        return record
+        return record | {"digest": _digest_of(record)}
 
     def csv(self) -> str:
         """Return the rows as CSV; a route reads `0,1,2,3|3,2,1,0`, shards by epoch."""
@@ -104,7 +105,11 @@ def route_text(route: list[dict[str, int]]) -> str:
 
 
 def from_record(record: dict[str, Any], run: str) -> Results:
-    """Read what `results.json` holds."""
+    """Return the results of a record, such as `results.json` holds.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
     rows = [ConfigResult(**row) for row in record["configs"]]
     return Results(record["metric"], record["mode"], record["best"], rows, run)
 
@@ -117,11 +122,56 @@ def read_results(run: Path) -> Results:
     """
     path = run / "results.json"
     try:
-        return from_record(json.loads(path.read_text(encoding="utf-8")), str(run))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "digest" in record:  # those of an earlier version have none
+            recorded = record.pop("digest")
+            if recorded != _digest_of(record):
+                raise ValueError(f"its digest is {_digest_of(record)}, it says {recorded!r}")
+        found = from_record(record, str(run))
+        _check(found)
     except OSError as error:
         raise RunFolderError(f"'{path}' cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"'{path}' is damaged: {error}") from error
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise RunFolderError(
+            f"'{path}' is damaged: {why}; restore it, or run the experiment again"
+        ) from error
+    return found
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "config_id": int,
+    "config": str,
+    "status": str,
+    "hyperparameters": dict,
+    "epochs": int,
+    "final": dict,
+    "best": (int, float, type(None)),
+    "best_epoch": (int, type(None)),
+    "state_sha256": str,
+    "route": list,
+    "lineage": list,
+}
+
+
+def _check(found: Results) -> None:
+    """Raise ValueError unless the parts of results are of the right kinds."""
+    if not isinstance(found.metric, str) or found.mode not in ("min", "max"):
+        raise ValueError("its metric or its mode is none")
+    for place, row in enumerate(found.configs):
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(row, name), kind):
+                raise ValueError(f"{name} of a config is not as it should be")
+        if row.config_id != place:
+            raise ValueError(f"config {place} is called {row.config_id}")
+    if found.best is not None and found.best not in range(len(found.configs)):
+        raise ValueError(f"best is {found.best!r}")
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    digest = new_digest()
+    digest.update(json.dumps(record, separators=(",", ":"), sort_keys=True).encode())
+    return said(digest)
 
 
 def print_table(results: Results, most: int = 40) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -15,8 +14,10 @@ from mophpc.costs_file import load_costs
 from mophpc.data.store import StoreInfo, open_store
 from mophpc.errors import LaunchError
 from mophpc.experiment import Experiment, with_device
+from mophpc.report.results import read_results
 from mophpc.report.trackers.feed import check_installed
 from mophpc.run.folder import RunFolder
+from mophpc.run.inside import check_inside
 from mophpc.run.known import Known, Wanted
 from mophpc.run.lock import Lock
 from mophpc.run.planning import again_of, check_configs, read_plan, read_replay
@@ -68,6 +69,7 @@ def claim(
     settings = experiment.resolved(versions() | {"store": store.digest})
     goes_on = wanted.resume and folder.experiment.exists()
     if goes_on:
+        check_inside(folder.path)
         known.lock = Lock(folder.lock, PATIENCE_S if wanted.is_recovery else 0.0)
         for failure in folder.path.glob("failure-rank-*.json"):
             failure.unlink(missing_ok=True)
@@ -118,7 +120,7 @@ def _go_on(
     """Take over a run that was cut off."""
     known.resumption = found = read_run(folder, settings, store.num_shards)
     if folder.results.exists():
-        return {"results": json.loads(folder.results.read_text())}
+        return {"results": read_results(folder.path).record()}
     directed, told = is_directed(experiment), found.told
     if directed:  # the method begins as it did: told again what it was told, it will decide alike
         begin_search(experiment, told.num_ranks, known.search)

@@ -11,6 +11,7 @@ import tomli_w
 
 from mophpc.errors import RunFolderError
 from mophpc.files import write_json
+from mophpc.run.inside import check_inside
 from mophpc.search.space import Config
 
 _OURS = ("experiment.toml", "events", "logs", "places", "checkpoints", "run.lock")
@@ -145,6 +146,7 @@ class RunFolder:
                         f"'{self.path}' is not empty (it has {foreign[0]}); choose another run "
                         f"folder"
                     )
+            check_inside(self.path)
             self.make()
             with self.experiment.open("x") as file:
                 file.write(tomli_w.dumps(settings))
@@ -159,7 +161,13 @@ class RunFolder:
             ) from error
 
     def make(self) -> None:
-        """Make the folders; every rank does, since they may not share a disk."""
+        """Make the folders; every rank does, since they may not share a disk.
+
+        Raises:
+            RunFolderError: one of them leads elsewhere.
+            OSError: one cannot be made.
+        """
+        check_inside(self.path, deep=False)
         for name in ("events", "logs", "checkpoints"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 

@@ -2,7 +2,8 @@
 
 A run that was cut off goes on from here: what was promised is made in the same order again, and
 what a method was told is told to it again. Each line is whole or not there; everything that belongs
-together is one line.
+together is one line. The last word of a line is a digest of it and of all lines before it, so that
+one that was changed, lost or put elsewhere is noticed.
 
 {"kind": "part", "time": 1764000000.0, "num_ranks": 4, "owners": [0, 1, 2, 3],
  "configs": [["c000-lr=0.1", {"lr": 0.1}]]}            the run begins, or goes on
@@ -13,6 +14,7 @@ together is one line.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +22,16 @@ from typing import Any
 
 from mophpc.dimensions import Value
 from mophpc.errors import PlanError, RunFolderError
-from mophpc.files import LineWriter
+from mophpc.files import LineWriter, plain
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan, Visit
 from mophpc.schedule.pool import Pool
-from mophpc.search.space import Config
+from mophpc.search.space import Config, check_name
+from mophpc.state_folder import new_digest
 
 Record = dict[str, Any]
+
+_CHAIN = re.compile(rb',"chain":"([0-9a-f]{16})"}\Z')
 
 
 class Journal:
@@ -38,6 +43,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._lines = LineWriter(path)
+        whole = path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
+        self._chain = _split(whole)[1] if whole else ""
         self._goals: dict[int, list[Any]] = {}
 
     def part(self, plan: Plan, configs: Sequence[Config], time_s: float) -> None:
@@ -48,7 +55,7 @@ class Journal:
             configs: that there are now; those that are known already may be left out.
             time_s: the time, since 1970, from which the run's seconds are counted.
         """
-        self._lines.write(
+        self._write(
             {
                 "kind": "part",
                 "time": time_s,
@@ -82,7 +89,7 @@ class Journal:
 
     def final(self, record: Mapping[str, Any]) -> None:
         """Write down that a config has ended."""
-        self._lines.write(dict(record))
+        self._write(dict(record))
 
     def close(self) -> None:
         """Put all lines on disk."""
@@ -91,7 +98,14 @@ class Journal:
     def _promise(self, visits: list[str], **facts: list[Any]) -> None:
         found = {key: value for key, value in facts.items() if value}
         if visits or found:
-            self._lines.write({"kind": "promise", "visits": visits} | found)
+            self._write({"kind": "promise", "visits": visits} | found)
+
+    def _write(self, record: Record) -> None:
+        # The bytes that the line will have up to its last word.
+        text = json.dumps(plain(record), separators=(",", ":"), allow_nan=False)[:-1]
+        chain = _chained(self._chain, text.encode())
+        self._lines.write(record | {"chain": chain})
+        self._chain = chain
 
     def _changed(self, pool: Pool | None) -> list[Any]:
         """Return [config, steps, epochs that may follow, end, is over] where that is new."""
@@ -171,8 +185,23 @@ class Told:
             self.finals[int(line["config"])] = line
 
     def _begin(self, name: str, values: dict[str, Value]) -> None:
+        check_name(name)
         self.configs.append((name, values))
         self.visits.append({})
+
+
+def _split(line: bytes) -> tuple[bytes, str]:
+    """Return a line up to its last word, and that; empty where it has none."""
+    found = _CHAIN.search(line)
+    return (line, "") if found is None else (line[: found.start()], found[1].decode())
+
+
+def _chained(before: str, text: bytes) -> str:
+    """Return the digest of a line and of those before it, whose digest is `before`."""
+    digest = new_digest()
+    digest.update(before.encode())
+    digest.update(text)
+    return str(digest.hexdigest()[:16])
 
 
 def read_journal(path: Path) -> Told:
@@ -187,11 +216,15 @@ def read_journal(path: Path) -> Told:
         raise RunFolderError(
             f"'{path}' cannot be read: {error.strerror}; without it the run cannot go on"
         ) from error
-    told = Told()
+    told, before = Told(), ""
     lines = raw.split(b"\n")
     for number, line in enumerate(lines[:-1], 1):  # what follows the last end of line is half
         try:
+            text, chain = _split(line)
+            if chain != _chained(before, text):
+                raise ValueError("its digest is another")
             told.take(json.loads(line))
+            before = chain
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, PlanError) as error:
             raise RunFolderError(
                 f"line {number} of '{path}' is damaged; choose another run folder"

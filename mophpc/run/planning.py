@@ -23,7 +23,7 @@ from mophpc.schedule.costs import Costs, foreign_factors, given_costs, owners_fo
 from mophpc.schedule.plan import Plan, from_json, to_json, untimed
 from mophpc.schedule.walk import SPARE_ARENAS
 from mophpc.search.checked import Shape
-from mophpc.search.space import Config
+from mophpc.search.space import Config, check_name
 from mophpc.train.checks import check_objective, ordinary_builds
 from mophpc.train.trainer import TorchTrainer
 
@@ -198,6 +198,14 @@ def read_plan(path: Path) -> dict[str, Any]:
             f"'{path}' is no plan to replay: a plan is a JSON object, not {kind}; give a run's "
             f"plan.json"
         )
+    try:
+        names = record.get("configs", [])
+        for name in names if isinstance(names, list) else [names]:
+            check_name(name)
+    except ValueError as error:
+        raise LaunchError(
+            f"'{path}' is no plan to replay: {error}; give a run's plan.json"
+        ) from error
     for key in ("values", "changes"):
         rows = record.get(key, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from mophpc.experiment import Experiment
 from mophpc.search.draw import Constraint, draw, every_combination
 from mophpc.search.halving import hyperband_sizes, make_rungs
 from mophpc.search_settings import FIXED, is_reference
+
+_NAME = re.compile(r"c\d{3,12}(?:-[A-Za-z0-9=,.+_-]{1,120})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,16 @@ def name_configs(
 def name_config(index: int, values: Mapping[str, Value]) -> Config:
     """Return a config that may come after others; its name has all its hyperparameters."""
     return Config(index, dict(values), _name(index, 3, values))
+
+
+def check_name(name: Any) -> None:
+    """Return if a name, read from a file, may be one of a config: folders are called so.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a config")
 
 
 def careful(constraint: Callable[..., Any] | None) -> Constraint | None:

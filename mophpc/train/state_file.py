@@ -168,8 +168,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[list[Row],
     text += b" " * (-len(text) % _LENGTH_BYTES)
     digest = new_digest()
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
     try:
-        with scratch.open("wb") as file:
+        with scratch.open("xb") as file:
             for part in (len(text).to_bytes(_LENGTH_BYTES, "little"), text):
                 file.write(part)
                 digest.update(part)
