@@ -14,7 +14,8 @@ from mophpc._version import __version__
 
 if TYPE_CHECKING:
     from mophpc.dimensions import choice, integer, loguniform, uniform
-    from mophpc.experiment import Data, Device, Experiment, Faults, Hop, Objective, Schedule
+    from mophpc.experiment import Data, Device, Experiment, Hop, Objective, Schedule
+    from mophpc.fault_settings import Faults, Signals
     from mophpc.outputs import Checkpoints
     from mophpc.run.start import run_experiment
     from mophpc.saved import load_model, load_run
@@ -31,6 +32,7 @@ __all__ = [
     "Objective",
     "Schedule",
     "Search",
+    "Signals",
     "Task",
     "__version__",
     "choice",
@@ -53,7 +55,8 @@ _ROOMS = {
     "loguniform": "mophpc.dimensions",
     "uniform": "mophpc.dimensions",
     "Experiment": "mophpc.experiment",
-    "Faults": "mophpc.experiment",
+    "Faults": "mophpc.fault_settings",
+    "Signals": "mophpc.fault_settings",
     "Objective": "mophpc.experiment",
     "Schedule": "mophpc.experiment",
     "Task": "mophpc.train.task",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from mophpc.dimensions import (
     in_order,
 )
 from mophpc.errors import ExperimentError
+from mophpc.fault_settings import Faults, Signals
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
 from mophpc.outputs import Checkpoints, Track
 from mophpc.search_settings import Search, check_search, method_of, sampler_of
@@ -137,19 +137,6 @@ class Hop(_Settings):
     hundredth of the visits' time, or nobody knows what they take."""
 
 
-class Faults(_Settings):
-    """When ranks are given up."""
-
-    hang_s: Annotated[float, Field(ge=0.0, le=1e6)] = 600.0
-    """A rank that has made no minibatch for so many seconds in a visit hangs, and ends the run; 0:
-    no rank ever does. Of a config's first minibatch on a rank it may take three times as long."""
-
-    @field_validator("hang_s", mode="before")
-    @classmethod
-    def _off(cls, value: Any) -> Any:
-        return 0.0 if value is False else value
-
-
 _Use = Literal["auto", "cpu", "cuda", "twin"]
 DEVICES: tuple[str, ...] = get_args(_Use)
 
@@ -171,33 +158,6 @@ class Device(_Settings):
     direct: bool = False
     """Whether states are sent from GPU memory, where a test proves that the MPI can, and hops have
     no checksum; else they are always staged through the host."""
-
-
-_NEVER = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"}
-
-
-class Signals(_Settings):
-    """How a run is asked to stop, besides SIGTERM and SIGINT, so that it can go on later."""
-
-    also: list[str] = ["SIGUSR1"]
-    """Further signals that mean it, as schedulers send them before a time limit."""
-    limit_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 60.0
-    """Seconds in which states must be on disk; then the run ends without the others."""
-
-    @field_validator("also")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        found = []
-        for name in names:
-            full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
-            if full in _NEVER or full not in signal.Signals.__members__:
-                text = (
-                    f"field 'signals.also' has '{name}'; allowed: signals that ask a program "
-                    f"something, as USR1, USR2, HUP or ALRM"
-                )
-                raise PydanticCustomError("whole", "{text}", {"text": text})
-            found.append(full)
-        return found
 
 
 class Experiment(_Settings):

@@ -16,7 +16,7 @@ from mophpc.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mophpc.experiment import Signals
+    from mophpc.fault_settings import Signals
     from mophpc.submit.settings import Kubernetes, Run, Slurm
 
 Toml = Annotated[Path, typer.Argument(help="TOML file.")]

@@ -260,7 +260,7 @@ class RankProgram:
         )
         if ends:
             status = "diverged" if outcome.diverged else "done"
-            self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1, status)
+            self._finish(self._at.configs[visit.config_id], parcel, visit.step + 1, status, metrics)
         return True
 
     def _stop_within(self, parcel: Parcel, session: Session) -> None:
@@ -373,11 +373,19 @@ class RankProgram:
             self._at.events.write("snapshot", begin_s, end_s, **facts)
         self.spent["checkpoint_s"] += end_s - begin_s
 
-    def _finish(self, config: Config, parcel: Parcel, steps: int, status: str) -> None:
+    def _finish(
+        self,
+        config: Config,
+        parcel: Parcel,
+        steps: int,
+        status: str,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         begin_s = self._at.events.now()
         digest = self._at.trainer.digest(config.config_id, parcel.arena, parcel.rest, parcel.held)
         facts = {"status": status, "steps": steps, "state_sha256": digest}
-        self._at.keeper.write_manifest(config, facts)
+        known = {} if metrics is None else {"metrics": dict(metrics)}
+        self._at.keeper.write_manifest(config, facts | known)
         self._at.states.drop(config)
         self.spent["checkpoint_s"] += self._at.events.now() - begin_s
         if parcel.diverged:

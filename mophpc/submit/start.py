@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from mophpc.case import Asked
 from mophpc.errors import LaunchError, RunFolderError
-from mophpc.experiment import Signals, load_experiment
+from mophpc.experiment import load_experiment
+from mophpc.fault_settings import Signals
 from mophpc.loading import load_callable
 from mophpc.search_settings import FIXED, Search, is_reference
 from mophpc.submit.kubernetes import as_yaml, mpijob
