@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -28,6 +29,8 @@ import numpy as np
 from common import ROOT, Targets, events, machine, makespan, mophpc
 
 RANKS, CONFIGS, EPOCHS = 4, 8, 4
+EARLY = 8
+"""So many deaths in set-up come on as many as there are epochs of configs."""
 LIMIT_S = 90.0
 MPIRUN = ("mpirun", "--oversubscribe", "--bind-to", "none", "--with-ft", "ulfm")
 
@@ -59,7 +62,9 @@ class Death:
     """The time of the death, since 1970; 0: the run had ended."""
     has_met: bool
     """Whether all ranks had met before."""
-    took_s: float = 0.0
+    took_s: float
+    set_up_s: float
+    """From the launch to the first visit."""
 
 
 def main() -> int:
@@ -91,12 +96,16 @@ def die(folder: Path, store: Path, runs: int, rng: random.Random, targets: Targe
     space = f"visit_s = {[0.05 + i / 1000 for i in range(CONFIGS)]}\nrows = [{rows}]"
     build = "sleeping_model.py:build"
     toml.write_text(TOML.format(root=ROOT, build=build, epochs=EPOCHS, store=store, space=space))
-    whole_s = launch(toml, folder / "whole", None).took_s
-    print(f"undisturbed: {whole_s:.1f} s", flush=True)
+    whole = launch(toml, folder / "whole", None)
+    print(
+        f"undisturbed: {whole.took_s:.1f} s, first visit after {whole.set_up_s:.1f} s", flush=True
+    )
     bad, early, late, recovered, lost, equal = [], 0, 0, [], [], 0
     for number in range(runs):
         run = folder / f"death-{number:03d}"
-        death = launch(toml, run, (rng.randrange(RANKS), rng.uniform(0.0, whole_s)))
+        lines = rng.randrange(-EARLY, CONFIGS * EPOCHS)
+        after_s = rng.uniform(0.0, whole.set_up_s if lines < 0 else 0.4)
+        death = launch(toml, run, (rng.randrange(RANKS), lines, after_s))
         verdict = "ended" if death.status == 0 else f"status {death.status}"
         if death.killed_s and not death.has_met:
             early += 1
@@ -137,9 +146,9 @@ def die(folder: Path, store: Path, runs: int, rng: random.Random, targets: Targe
 
 
 def launch(
-    toml: Path, run: Path, death: tuple[int, float] | None, *, survive: bool = True
+    toml: Path, run: Path, death: tuple[int, int, float] | None, *, survive: bool = True
 ) -> Death:
-    """Run; kill a rank so many seconds after the launch, if it is still there."""
+    """Run; kill a rank after so many ends of epochs and seconds more, if it is still there."""
     command = [*MPIRUN, "-n", str(RANKS), sys.executable, "-m", "mophpc", "run", str(toml)]
     command += ["--out", str(run), "--progress", "off"] + ["--survive"] * survive
     start_s = time.time()
@@ -147,9 +156,11 @@ def launch(
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=env
     )
-    rank, after_s = death or (-1, 0.0)
+    rank, lines, after_s = death or (-1, 0, 0.0)
     killed_s, has_met = 0.0, False
     if death is not None:
+        while count_lines(run / "metrics.jsonl") < lines and process.poll() is None:
+            time.sleep(0.01)
         time.sleep(after_s)
         ranks = pids(process.pid)
         if process.poll() is None and rank in ranks:
@@ -166,7 +177,24 @@ def launch(
         said, status = process.communicate()[0], None
     if death is None and status != 0:
         sys.exit(f"{' '.join(command)} failed:\n{said[-4000:]}")
-    return Death(rank, after_s, status, run, said, killed_s, has_met, time.time() - start_s)
+    end_s = time.time()
+    set_up_s = 0.0
+    if status == 0:
+        visits = [e["start"] for own in events(run) for e in own if e["kind"] == "visit"]
+        set_up_s = begun(run) + min(visits) - start_s
+    at_s = killed_s - start_s if killed_s else end_s - start_s
+    return Death(rank, at_s, status, run, said, killed_s, has_met, end_s - start_s, set_up_s)
+
+
+def count_lines(path: Path) -> int:
+    """Return how many lines a file has; 0 where there is none."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def begun(run: Path) -> float:
+    """Return the time, since 1970, from which a run's seconds are counted."""
+    lines = map(json.loads, (run / "journal.jsonl").read_text().splitlines())
+    return float(next(line["time"] for line in lines if line["kind"] == "part"))
 
 
 def pids(launcher: int) -> dict[int, int]:
@@ -200,18 +228,16 @@ def all_equal(run: Path) -> bool:
 
 def recovery(run: Path, death: Death) -> tuple[float | None, int]:
     """Return the seconds from the death to the next visit in the next part, and visits again."""
-    parts = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    begun_s = next(line["time"] for line in parts if line["kind"] == "part")
     visits = [e for own in events(run) for e in own if e["kind"] == "visit"]
     again: dict[tuple[int, int], int] = {}
     for visit in visits:
         key = (visit["config"], visit["step"])
         again[key] = again.get(key, 0) + 1
-    at_s = death.killed_s - begun_s
-    later = [v["start"] for v in visits if v["start"] > at_s + 0.3]
-    is_part = sum(line["kind"] == "part" for line in parts) > 1
-    seconds = min(later) - at_s if later and is_part else None
-    return seconds, sum(count - 1 for count in again.values())
+    at_s = death.killed_s - begun(run)
+    loads = [e["start"] for own in events(run) for e in own if e["kind"] == "load"]
+    anew_s = min((start for start in loads if start > at_s), default=math.inf)
+    seconds = min((v["start"] for v in visits if v["start"] > anew_s), default=math.inf) - at_s
+    return None if math.isinf(seconds) else seconds, sum(count - 1 for count in again.values())
 
 
 def compare(folder: Path, rounds: int, targets: Targets) -> None:

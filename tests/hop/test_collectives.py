@@ -14,6 +14,7 @@ from mophpc.errors import (
     HopError,
     InterruptError,
     LaunchError,
+    LostError,
     MophpcError,
     Place,
     PlanError,
@@ -204,7 +205,9 @@ class OwnStoreError(StoreError):
 KINDS = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, MophpcError) and value is not RunError
+    if isinstance(value, type)
+    and issubclass(value, MophpcError)
+    and value not in (RunError, LostError)
 ]
 
 
