@@ -4,6 +4,8 @@ A command may succeed, if what it gives is what it gave before the damage; or sa
 what is wrong. It may not show a traceback, hang, write outside, or give something else.
 """
 
+# ruff: noqa: ARG001  # judges are all called alike
+
 from __future__ import annotations
 
 import json
@@ -172,8 +174,12 @@ READ = (("load whole", anything), ("export whole out", exported), ("report whole
 KINDS: dict[str, Kind] = {
     "experiment": Kind(
         "tune.toml",
-        ((NEW, verified), ("plan tune.toml -n 2", anything), ("simulate tune.toml -n 2", anything))
-        + ((RESUME.replace("{run}", "cut"), as_before("cut")),),
+        (
+            (NEW, verified),
+            ("plan tune.toml -n 2", anything),
+            ("simulate tune.toml -n 2", anything),
+            (RESUME.replace("{run}", "cut"), as_before("cut")),
+        ),
     ),
     "store": Kind(
         "rows.zarr/**/*",
@@ -249,8 +255,11 @@ KINDS: dict[str, Kind] = {
     ),
     "events": Kind(
         "*/events/*",
-        (("report whole", anything), ("report cut", anything))
-        + ((RESUME.replace("{run}", "cut"), as_before("cut")),),
+        (
+            ("report whole", anything),
+            ("report cut", anything),
+            (RESUME.replace("{run}", "cut"), as_before("cut")),
+        ),
     ),
     "links": Kind(
         "*/**/*",

@@ -216,8 +216,20 @@ def toml_value(rng: random.Random, old: str) -> str:
         return json.dumps(text, ensure_ascii=rng.random() < 0.7)
     if kind == 2:
         return rng.choice(
-            ("[]", "{}", "[[]]", "true", "''", "1979-05-27", "{ uniform = [1, 0] }", "[nan]")
-            + ("[" * 900 + "]" * 900, "{ choice = [1], when = { lr = 0.1 } }", "0x1F", "1_0")
+            (
+                "[]",
+                "{}",
+                "[[]]",
+                "true",
+                "''",
+                "1979-05-27",
+                "{ uniform = [1, 0] }",
+                "[nan]",
+                "[" * 900 + "]" * 900,
+                "{ choice = [1], when = { lr = 0.1 } }",
+                "0x1F",
+                "1_0",
+            )
         )
     if kind == 3:
         return f"[{old}]" if rng.random() < 0.5 else f'"{old}"'

@@ -126,7 +126,7 @@ def call(*arguments: object, limit_s: float = LIMIT_S) -> Said:
 
 @contextlib.contextmanager
 def _limit(limit_s: float) -> Iterator[None]:
-    def ring(_: int, frame: FrameType | None) -> None:
+    def ring(_: int, _frame: FrameType | None) -> None:
         raise HangError
 
     before = signal.signal(signal.SIGALRM, ring)
