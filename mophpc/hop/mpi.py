@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import time
@@ -196,7 +197,12 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
     """
     _check_library(environ)
     if not MPI.Is_initialized():
+        is_limited = os.environ.get(FT_ENABLED) == "1"
+        if is_limited:  # nobody ends a start that waits for a process which has died
+            faulthandler.dump_traceback_later(START_S, exit=True)
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        if is_limited:
+            faulthandler.cancel_dump_traceback_later()
     launched = launched_ranks(environ)
     size = MPI.COMM_WORLD.Get_size()
     if launched is not None and launched[0] != size:
@@ -209,6 +215,9 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
 
 FT_ENABLED = "OMPI_MCA_mpi_ft_enable"
 """Set by Open MPI's mpirun --with-ft ulfm."""
+
+START_S = 300.0
+"""Where ranks are to survive, MPI may take so long to start; it cannot without one that died."""
 
 ABANDON_S = 0.2
 """What was under way to a rank that is lost may take so long to fail."""

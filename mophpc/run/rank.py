@@ -204,7 +204,8 @@ class RankProgram:
             session = trainer.start(visit.config_id, parcel.arena)
         else:
             session = trainer.resume(visit.config_id, parcel.arena, parcel.rest, draft, parcel.held)
-            trainer.change(session, visit.config_id, visit.step)
+            if cursor is None:  # else it was changed before the batches that it has made
+                trainer.change(session, visit.config_id, visit.step)
         parcel.held, copy_s = None, trainer.waited_s - waited_s
         rows = self._at.shards[visit.shard]
         halt = self._at.halt
@@ -286,7 +287,7 @@ class RankProgram:
                     self._put(parcel, None)
             for parcel in here:
                 self._carrier.free(parcel)
-            if (written := states.settle()) or is_first:
+            if (written := states.settle(lambda: halt.is_late)) or is_first:
                 self._at.report({"kind": "written", "states": written})
             if is_first:
                 is_first = False
@@ -302,13 +303,14 @@ class RankProgram:
     def _put(self, parcel: Parcel, cursor: Any) -> None:
         """Have a state written, once, however slow the disk is."""
         config, step = self._at.configs[parcel.config_id], parcel.step
-        if self._at.states.is_asked(config, step) and cursor is None:
+        states = self._at.states
+        if states.is_off or (states.is_asked(config, step) and cursor is None):
             return
         self._at.trainer.turn_to(parcel.config_id, step)
         copy = self._at.trainer.state_copy(
             parcel.config_id, parcel.arena, parcel.rest, parcel.held, cursor
         )
-        self._at.states.keep(config, step, copy, {})
+        states.keep(config, step, copy, {})
 
     def _load(self, parcel: Parcel, whose: Config) -> Any:
         """Read a state from its file; return where in a visit it was stopped, or None."""

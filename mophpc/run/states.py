@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ class StateKeeper:
         return time.monotonic() - last_s >= 60.0 * self._when
 
     @property
+    def is_off(self) -> bool:
+        """Whether no states are written at all."""
+        return self._when == "off"
+
+    @property
     def has_room(self) -> bool:
         """Whether a state would be written, and soon; else it is not worth a copy."""
         return self._when != "off" and self._writer.has_room
@@ -86,12 +91,16 @@ class StateKeeper:
         """Return whether a state for this visit was written here, or will be."""
         return (config.config_id, step) in self._asked
 
-    def settle(self) -> list[tuple[int, int, bool]]:
-        """Wait for the disk; return (config, step, is there) of what was asked for since."""
-        self._writer.flush()
-        new = [key for key in self._asked if key not in self._settled]
+    def settle(self, is_late: Callable[[], bool] = lambda: False) -> list[tuple[int, int, bool]]:
+        """Wait for the disk; return (config, step, is there) of what was asked for since.
+
+        Args:
+            is_late: whether it is no use to wait any longer; a disk may hang.
+        """
+        self._writer.flush(is_late)
+        new = {key: path for key, path in self._asked.items() if key not in self._settled}
         self._settled.update(new)
-        return [(*key, self._asked[key].is_file()) for key in new]
+        return [(*key, path.is_file()) for key, path in new.items()]
 
     def drop(self, config: Config) -> None:
         """Remove a config's states: it has ended, and its weights are on disk."""

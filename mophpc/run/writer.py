@@ -92,13 +92,13 @@ class Writer:
         if self._failure is not None:
             raise self._failure
 
-    def flush(self) -> None:
-        """Wait until all is written.
+    def flush(self, is_late: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is written, or it is too late.
 
         Raises:
             OSError: a final file could not be written.
         """
-        while not self._is_idle():
+        while not self._is_idle() and not is_late():
             self.check()
             self._meanwhile()
             with self._changed:
