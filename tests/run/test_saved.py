@@ -108,6 +108,10 @@ def test_damaged_runs_are_named_and_nothing_outside_is_read(folder, tmp_path):
     record = json.loads((copy / "results.json").read_text())
     record["configs"][1]["config"] = "../../secret"
     (copy / "results.json").write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match=r"results.json' is damaged: its digest is xxh3"):
+        mophpc.load_run(copy)
+    del record["digest"]  # as of an earlier version
+    (copy / "results.json").write_text(json.dumps(record))
     with pytest.raises(RunFolderError, match=r"called '../../secret', no file name"):
         mophpc.load_run(copy).model(1)
     (copy / "results.json").write_text("{")

@@ -48,7 +48,12 @@ def test_types_of_values_stay_as_they_are():
 
 
 names = st.text("abcAB_", min_size=1, max_size=4)
-values = st.one_of(st.integers(), st.booleans(), st.text(max_size=90), st.floats(allow_nan=False))
+values = st.one_of(
+    st.integers(),
+    st.booleans(),
+    st.text(max_size=90),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 spaces = st.dictionaries(
     names,
     st.lists(values, min_size=1, max_size=4, unique_by=lambda v: (type(v), v)),
