@@ -31,7 +31,7 @@ from common import ROOT, Targets, events, machine, makespan, mophpc
 RANKS, CONFIGS, EPOCHS = 4, 8, 4
 EARLY = 8
 """So many deaths in set-up come on as many as there are epochs of configs."""
-LIMIT_S = 90.0
+LIMIT_S = 60.0
 MPIRUN = ("mpirun", "--oversubscribe", "--bind-to", "none", "--with-ft", "ulfm")
 
 TOML = """
@@ -104,7 +104,8 @@ def die(folder: Path, store: Path, runs: int, rng: random.Random, targets: Targe
     for number in range(runs):
         run = folder / f"death-{number:03d}"
         lines = rng.randrange(-EARLY, CONFIGS * EPOCHS)
-        after_s = rng.uniform(0.0, whole.set_up_s if lines < 0 else 0.4)
+        # Before that Python starts, and then MPI, which does not survive it.
+        after_s = rng.uniform(0.6, 1.0) * whole.set_up_s if lines < 0 else rng.uniform(0.0, 0.4)
         death = launch(toml, run, (rng.randrange(RANKS), lines, after_s))
         verdict = "ended" if death.status == 0 else f"status {death.status}"
         if death.killed_s and not death.has_met:
