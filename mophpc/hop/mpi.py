@@ -106,12 +106,15 @@ class MpiTransport:
         All get the same answer. Where one says that it is not well, whoever waits for a message on
         this transport stops waiting, and comes here too.
         """
+        global _has_lost  # noqa: PLW0603  # of this process, to its end
         if not is_well:
             self._revoke()
         try:
-            return self._comms[0].Agree(int(is_well)) == 1
+            found = self._comms[0].Agree(int(is_well)) == 1
         except MPI.Exception:  # a rank has died, which all learn of
             return False
+        _has_lost |= found  # one that dies while MPI ends would be waited for without end
+        return found
 
     def survivors(self) -> MpiTransport:
         """Collective among the ranks that live. Return the transport that connects them.
@@ -234,7 +237,7 @@ def leads() -> bool | None:
 
 
 def has_lost() -> bool:
-    """Return whether ranks have died and others have gone on: then MPI cannot be ended."""
+    """Return whether ranks have died, or may die yet: MPI cannot be ended then."""
     return _has_lost
 
 
