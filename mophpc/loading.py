@@ -54,8 +54,11 @@ def _names(module: Any) -> list[str]:
     return sorted(
         key
         for key, item in vars(module).items()
-        if inspect.isfunction(item)
-        or (inspect.isclass(item) and item.__module__ == module.__name__)
+        if not key.startswith("_")
+        and (
+            inspect.isfunction(item)
+            or (inspect.isclass(item) and item.__module__ == module.__name__)
+        )
     )
 
 
