@@ -180,20 +180,18 @@ class Promises:
         self,
         config_id: int,
         step: int,
-        rank: int = _DISK,
         source: int | None = None,
         done: tuple[int, ...] = (),
     ) -> None:
-        """Say that a config's state is there already, ready for a visit.
+        """Say that a config's state is in a file, ready for a visit.
 
         Args:
             config_id: the config; nothing is promised of it yet.
             step: the visit, not the config's first.
-            rank: that has the state in memory, undecided where it goes; else it is in a file.
             source: whose file it is, if it is another's.
             done: the shards of the visit's epoch that the state has seen.
         """
-        self._last[config_id] = Visit(config_id, 0, 0, rank, step - 1)
+        self._last[config_id] = Visit(config_id, 0, 0, _DISK, step - 1)
         self._brought[config_id] = config_id if source is None else source
         self._shards_done[config_id] = done
 

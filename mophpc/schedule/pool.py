@@ -118,7 +118,7 @@ class Pool:
         for config_id, standing in enumerate(standings):
             pool._promises.ends_at(config_id, standing.end_in(plan))
             if standing.step > 0:
-                begin = (standing.at, standing.source, standing.done)
+                begin = (standing.source, standing.done)
                 pool._promises.bring(config_id, standing.step, *begin)
             pool.members[config_id].made = standing.step
         pool._owed = Owed(visits, forks)

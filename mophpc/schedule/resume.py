@@ -28,15 +28,13 @@ class Standing:
     """Where a config stands when a run goes on."""
 
     step: int = 0
-    """Its state is ready for this visit; 0: it has not begun."""
+    """A file has its state, ready for this visit; 0: it has not begun."""
     promised: tuple[int, ...] = ()
     """Shards of the visits from `step` on that ranks were told of, in order, maybe over epochs."""
     done: tuple[int, ...] = ()
     """Shards of the current epoch that it visited before `step`."""
     end: int | None = None
     """It makes no visit from this step on; by default the plan's last step is its last."""
-    at: int = -1
-    """The rank that has its state in memory; -1: a file has it, and any rank may read it."""
     source: int | None = None
     """The config whose file has the state, if it is another's that it was to get a copy of."""
     is_over: bool = False
@@ -85,8 +83,6 @@ def _wrong(own: Standing, plan: Plan) -> str | None:
         epoch = route[begin : begin + num_shards]
         if len(set(epoch)) != len(epoch):
             return f"epoch {(first + begin) // num_shards} visits a shard twice: {epoch}"
-    if not -1 <= own.at < plan.num_ranks or (own.at >= 0 and own.step == 0):
-        return f"its state is not on rank {own.at} of {plan.num_ranks}"
     if end > own.step + len(own.promised) and end % num_shards and not own.is_over:
         return f"its end, step {end}, is in the middle of an epoch and not promised"
     return None
@@ -203,7 +199,8 @@ class _Moving:
     promised: deque[int]
     is_over: bool
     """It makes what is promised and no more."""
-    at: int
+    at: int = -1
+    """The rank that has its state; -1: any, since a file has it."""
     work_s: float = 0.0
     """Of all that it has to do, also later."""
     rest: dict[int, list[int]] = field(default_factory=dict)
@@ -231,7 +228,6 @@ class _Scheduling:
                 seen=set(own.done),
                 promised=deque(own.promised_in(plan)),
                 is_over=own.is_over or own.step + len(own.promised_in(plan)) >= own.end_in(plan),
-                at=own.at,
             )
             for own in standings
         ]

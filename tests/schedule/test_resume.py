@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from obeying import Made, Past, State
+from obeying import Made, Past
 from schedule_cases import Case, cases
 from test_pool import NO_SHRINKING, Pasts, Run, check_end
 
@@ -35,8 +35,6 @@ class Cut:
     rng: np.random.Generator
     num_ranks: int
     """That it goes on with."""
-    in_memory: float = 0.0
-    """How often a state is in the memory of a rank still."""
     waited: float = 0.0
     """How often a config is taken to have waited after an epoch, and nothing to be promised."""
 
@@ -120,7 +118,7 @@ class Cut:
         )
 
     def _rename(self, config_id: int) -> None:
-        """Some have the state of another, of which they were to get a copy, or in memory."""
+        """Some have the state of another, of which they were to get a copy."""
         own = self.standings[config_id]
         source = int(self.rng.integers(len(self.standings)))
         is_source = any(fork.source == config_id for fork in self.again)
@@ -128,9 +126,6 @@ class Cut:
         if is_free and self.rng.random() < 0.2:
             self.disk[source, own.step] = self.disk.pop((config_id, own.step))
             self.standings[config_id] = replace(own, source=source)
-        elif own.step and not own.is_over and self.rng.random() < self.in_memory:
-            at = int(self.rng.integers(self.num_ranks))
-            self.standings[config_id] = replace(own, at=at)
 
 
 class Resumed(Run):
@@ -143,10 +138,9 @@ class Resumed(Run):
         *,
         num_ranks: int = 0,
         waited: float = 0.0,
-        in_memory: float = 0.0,
     ) -> None:
         num_ranks = num_ranks or int(rng.integers(1, min(5, run.case.num_shards) + 1))
-        left = Cut(run, rng, num_ranks, in_memory, waited)
+        left = Cut(run, rng, num_ranks, waited)
         old, standings = run.case, left.standings
         costs = run.pool._model.costs(left_too=True)
         case = Case(len(standings), num_ranks, old.num_shards, old.num_epochs, old.seed, costs)
@@ -159,11 +153,6 @@ class Resumed(Run):
             if own.step:
                 source = config_id if own.source is None else own.source
                 self.world.truth[config_id] = left.disk[source, own.step]
-            if own.at >= 0:
-                rank = self.world.ranks[own.at]
-                rank._undecided[config_id] = State(config_id, self.world.truth[config_id])
-                rank.queue.hold()
-                rank._most = self.pool._max_arenas
         self.to_copy = list(left.again)
         self._copy_again()
         for config_id, (member, goal) in enumerate(zip(self.pool.members, left.goals, strict=True)):
@@ -211,9 +200,8 @@ class Resumed(Run):
     st.lists(st.integers(0, 80), min_size=1, max_size=3),
     st.booleans(),
     st.sampled_from((0.0, 0.5)),
-    st.sampled_from((0.0, 0.5)),
 )
-def test_a_run_that_was_cut_off_goes_on(case, events, is_late, waited, in_memory):
+def test_a_run_that_was_cut_off_goes_on(case, events, is_late, waited):
     rng = np.random.default_rng(case.seed)
     run = Run(case, is_late=is_late, diverging=0.0)
     run.pool.begin(0.0)
@@ -224,7 +212,7 @@ def test_a_run_that_was_cut_off_goes_on(case, events, is_late, waited, in_memory
             run.world.step()
             run._decide()
             run._poll()
-        run = Resumed(run, rng, waited=waited, in_memory=in_memory)
+        run = Resumed(run, rng, waited=waited)
         run.pool.begin(0.0)
     run.go_on()
     run.check()

@@ -145,8 +145,6 @@ def test_ten_thousand_visits_are_put_in_order_in_a_second():
         (Standing(6, (3,), (3, 0)), "epoch 1 visits a shard twice"),
         (Standing(0, (0, 1, 2, 3, 2, 2)), "epoch 1 visits a shard twice"),
         (Standing(0, (4,)), "shards are 0 to 3"),
-        (Standing(4, at=2), "its state is not on rank 2 of 2"),
-        (Standing(0, at=0), "its state is not on rank 0 of 2"),
         (Standing(0, (1,), end=2), "its end, step 2, is in the middle of an epoch"),
         (Standing(-4), "it ends before"),
     ],
@@ -189,17 +187,6 @@ def test_the_first_visit_of_a_config_reads_its_state_and_no_other_does():
         assert [stop.loads for stop in read.stops] == [stop.loads for stop in own.stops]
         assert [stop.receive for stop in read.stops] == [stop.receive for stop in own.stops]
     assert set(pool.plan().brought) == {Brought(1, 1, 1, (0,)), Brought(2, 4, 0)}
-
-
-def test_a_state_in_memory_is_told_where_to_go():
-    pool = pool_of(Standing(4, (0, 1), at=1), Standing(4, (2, 3), at=1))
-    first, second = pool.promise(0.0)
-    assert Link(0, 4, 0) in second.links
-    assert Link(1, 4, 1) in second.links
-    (stop,) = (stop for stop in first.stops if stop.visit.step == 4)
-    assert stop.receive is not None
-    assert stop.receive.source == 1
-    assert all(stop.loads is None for own in (first, second) for stop in own.stops)
 
 
 def test_nobody_is_told_that_a_config_ends_whose_state_is_in_a_file():
