@@ -74,9 +74,25 @@ def mpirun(
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` under mpirun and return its exit status and output.
 
+    Open MPI's launcher does not start, once in hundreds of times, since PMIx finds no address to
+    listen at; no rank has run then, and it is started a second time.
+
     Raises:
         AssertionError: it took longer than `timeout` seconds; with what it had printed.
     """
+    done = _run(num_ranks, *command, timeout=timeout, env=env, cwd=cwd)
+    if done.returncode and "PMIx server's listener thread failed to start" in done.stderr:
+        done = _run(num_ranks, *command, timeout=timeout, env=env, cwd=cwd)
+    return done
+
+
+def _run(
+    num_ranks: int,
+    *command: str | Path,
+    timeout: float,
+    env: Mapping[str, str] | None,
+    cwd: str | Path | None,
+) -> subprocess.CompletedProcess[str]:
     process = launched(num_ranks, *command, env=env, cwd=cwd)
     try:
         out, err = process.communicate(timeout=timeout)
