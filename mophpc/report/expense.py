@@ -30,7 +30,7 @@ import numpy as np
 
 from mophpc.events import PARTS
 from mophpc.report.run_data import RunData, number
-from mophpc.report.timeline import Timeline
+from mophpc.report.run_events import Activity
 
 BATCH_NAMES = ("batch_size", "batch", "bs")
 """Hyperparameters that say how many rows a batch has."""
@@ -70,10 +70,12 @@ class Workload:
     latency_s: float
     setup_s: float
     makespan_s: float
-    """Of the visits, set-up not included."""
+    """Of the visits, set-up not included, nor the time between the parts of a resumed run."""
+    parts: int = 1
+    """In which the visits were made."""
 
 
-def measure(run: RunData, timeline: Timeline, prices: Prices) -> Workload:
+def measure(run: RunData, prices: Prices) -> Workload:
     """Return the sizes that the formulas need."""
     ids = [row.config_id for row in run.rows]
     count = max(ids, default=-1) + 1
@@ -88,10 +90,7 @@ def measure(run: RunData, timeline: Timeline, prices: Prices) -> Workload:
     weights = np.where(np.isnan(weights), state, weights)
     load, link = activity.of("load"), activity.of("link")
     once = sorted({int(s): i for i, s in enumerate(load["shard"])}.values())
-    begin_s, end_s = timeline.window()
-    for kind in ("eval", "checkpoint"):
-        end_s = max(end_s, float(activity.of(kind)["end"].max(initial=end_s)))
-    made = bool(timeline.made.any())
+    parts = _parts(activity)
     bandwidths = link["bandwidth_bytes_per_s"]
     return Workload(
         ranks=run.num_ranks,
@@ -104,9 +103,26 @@ def measure(run: RunData, timeline: Timeline, prices: Prices) -> Workload:
         batch_sizes=[_batch(row.hyperparameters, prices.batch_size) for row in run.rows],
         bandwidth=float(np.nanmedian(bandwidths)) if np.isfinite(bandwidths).any() else None,
         latency_s=float(np.nanmedian(link["latency_s"])) if len(link["latency_s"]) else 0.0,
-        setup_s=max(0.0, begin_s) if made else 0.0,
-        makespan_s=end_s - begin_s if made else 0.0,
+        setup_s=max(0.0, parts[0][0]) if parts else 0.0,
+        makespan_s=sum(end_s - begin_s for begin_s, end_s in parts),
+        parts=max(1, len(parts)),
     )
+
+
+def _parts(activity: Activity) -> list[tuple[float, float]]:
+    """Return from when to when visits, evaluations and checkpoints were made, in each part.
+
+    A run that goes on, or loses a rank, loads shards anew before the next visit.
+    """
+    kinds = [activity.of(kind) for kind in ("visit", "eval", "checkpoint")]
+    starts = np.concatenate([columns["start"] for columns in kinds])
+    ends = np.concatenate([columns["end"] for columns in kinds])
+    groups = np.searchsorted(np.sort(activity.of("load")["start"]), starts)
+    found = []
+    for group in np.unique(groups):
+        own = groups == group
+        found.append((float(starts[own].min()), float(ends[own].max())))
+    return found
 
 
 def _add(total: Any, ids: Any, values: Any) -> None:
@@ -273,9 +289,9 @@ def _all_reduce_s(work: Workload, steps: Sequence[int]) -> float | None:
     return p * total
 
 
-def expense(run: RunData, timeline: Timeline, prices: Prices) -> dict[str, Any]:
+def expense(run: RunData, prices: Prices) -> dict[str, Any]:
     """Return rank-hours, money and energy, and what other ways would move and cost."""
-    work = measure(run, timeline, prices)
+    work = measure(run, prices)
     came = run.activity.of("receive")
     moved = float(np.nansum(came["nbytes"]) + np.nansum(came["header_nbytes"]))
     spent = [run.activity.spent[rank] for rank in sorted(run.activity.spent)]
@@ -286,6 +302,7 @@ def expense(run: RunData, timeline: Timeline, prices: Prices) -> dict[str, Any]:
         "ranks": work.ranks,
         "setup_s": work.setup_s,
         "makespan_s": work.makespan_s,
+        "parts": work.parts,
         "rank_s": work.ranks * (work.setup_s + work.makespan_s),
         "busy_s": busy,
         "lower_bound_s": bound,

@@ -63,7 +63,7 @@ def page_data(run: RunData, timeline: Timeline, prices: Prices) -> Record:
         "memory": [[rank, size] for rank, size in sorted(run.activity.peak_rss.items())],
         "clocks": _clocks(run),
         "traffic": traffic(run),
-        "expense": expense(run, timeline, prices),
+        "expense": expense(run, prices),
         "settings": run.settings_text,
     }
     found: Record = plain(record)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from made_up import Shape, write_run
 
 from mophpc.report.expense import Prices, Workload, expense, longest_first, traffic, ways
 from mophpc.report.run_data import read_run
-from mophpc.report.timeline import make_timeline
 
 GB, TB = 1e9, 1e12
 
@@ -80,7 +81,7 @@ def test_measured_bytes_are_those_of_the_formula(folder):
     assert moved["header_bytes"] == 36 * 120
     assert sum(moved["sent_bytes"]) == sum(moved["received_bytes"]) == moved["state_bytes"]
     assert sum(map(sum, moved["matrix"])) == moved["state_bytes"]
-    found = expense(run, make_timeline(run), Prices(3.0, 500.0))
+    found = expense(run, Prices(3.0, 500.0))
     by_name = {way["name"]: way for way in found["ways"]}
     assert by_name["MOP"]["bytes_moved"] == moved["state_bytes"]
     assert by_name["MOP, this run"]["bytes_moved"] == moved["state_bytes"] + moved["header_bytes"]
@@ -91,7 +92,7 @@ def test_measured_bytes_are_those_of_the_formula(folder):
 
 def test_one_rank_moves_nothing(tmp_path):
     run = read_run(write_run(tmp_path / "one", Shape(ranks=1)))
-    found = expense(run, make_timeline(run), Prices())
+    found = expense(run, Prices())
     assert {w["name"]: w["bytes_moved"] for w in found["ways"]}["MOP, this run"] == 0.0
     assert traffic(run)["hops"] == 0
 
@@ -100,5 +101,23 @@ def test_a_batch_size_may_be_given(folder):
     text = (folder / "results.json").read_text().replace("batch_size", "rows_at_once")
     (folder / "results.json").write_text(text)
     run = read_run(folder)
-    assert not expense(run, make_timeline(run), Prices())["batch_known"]
-    assert expense(run, make_timeline(run), Prices(batch_size=32))["batch_known"]
+    assert not expense(run, Prices())["batch_known"]
+    assert expense(run, Prices(batch_size=32))["batch_known"]
+
+
+def test_the_time_between_the_parts_of_a_resumed_run_is_nobodys(tmp_path):
+    folder = write_run(tmp_path, Shape(ranks=2))
+    whole = expense(read_run(folder), Prices())
+    times = {"rank": 1, "start": 1000.0, "end": 1000.5}
+    visit = {"config": 0, "step": 5, "epoch": 2, "shard": 0, "rows": 1000}
+    records = [
+        {"kind": "load", "shard": 0, "rows": 1000, "nbytes": 800_000} | times,
+        {"kind": "visit"} | visit | times | {"start": 1002.0, "end": 1003.0},
+        {"kind": "eval", "config": 0, "epoch": 2} | times | {"start": 1003.0, "end": 1003.5},
+    ]
+    with (folder / "events" / "rank-0001.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    found = expense(read_run(folder), Prices())
+    assert (whole["parts"], found["parts"]) == (1, 2)
+    assert found["makespan_s"] == pytest.approx(whole["makespan_s"] + 1.5, abs=0.01)
+    assert found["setup_s"] == whole["setup_s"]

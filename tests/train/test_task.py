@@ -85,7 +85,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), WRONG, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("settings", "message"), WRONG, ids=[text for _, text in WRONG])
 def test_a_wrong_task_is_refused_in_one_sentence_that_names_the_config(settings, message):
     with pytest.raises(ExperimentError) as caught:
         check_task(make_task(**settings), "c003-lr=0.1", FIELDS)

@@ -22,7 +22,7 @@ function showSummary() {
   tiles.append(tile("Configs", String(run.rows.length), [...counts].map(([status, n]) => `${n} ${status}`).join(", ")));
   tiles.append(tile("Ranks", String(run.ranks), `${plural(run.shards, "shard")}, ${plural(run.epochs, "epoch")}`));
   if (cost.makespan_s > 0) {
-    const above = cost.lower_bound_s ? `${(cost.makespan_s / cost.lower_bound_s).toFixed(2)} × the lower bound` : "";
+    const above = cost.lower_bound_s ? `${(cost.makespan_s / cost.lower_bound_s).toFixed(2)} × the lower bound${cost.parts > 1 ? `, in ${cost.parts} parts` : ""}` : "";
     tiles.append(tile("Makespan", seconds(cost.makespan_s), above));
     tiles.append(tile("Rank-hours", number(cost.rank_s / 3600, 3), `${plural(run.ranks, "rank")} for ${seconds(cost.rank_s / run.ranks)}, ${seconds(cost.setup_s)} of it set-up`));
   }
