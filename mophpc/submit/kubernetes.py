@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
+from pathlib import PurePosixPath
 from typing import Any
 
 from mophpc.errors import LaunchError
@@ -45,6 +47,13 @@ def mpijob(run: Run, kubernetes: Kubernetes) -> dict[str, Any]:
         raise LaunchError(
             f"--stage is {run.stage!r}; allowed with --kubernetes: an absolute path without ':' "
             "and '$', where each pod gets a folder of its own"
+        )
+    mount = posixpath.normpath(kubernetes.mount)
+    out = PurePosixPath(posixpath.normpath(posixpath.join(mount, run.out)))
+    if not out.is_relative_to(mount):
+        raise LaunchError(
+            f"--out is {run.out!r}, which goes with the pod; allowed with --kubernetes: a folder "
+            f"in the claim, that is under {kubernetes.mount} (--mount)"
         )
     metadata: dict[str, Any] = {"name": kubernetes.job_name}
     if kubernetes.namespace is not None:

@@ -216,6 +216,13 @@ def test_a_stage_that_no_pod_can_mount_is_refused(stage):
         mpijob(run, TUNE)
 
 
+@pytest.mark.parametrize("out", ["/runs/a", "../a", "/mophpc/../a"])
+def test_a_run_folder_that_goes_with_its_pod_is_refused(out):
+    with pytest.raises(LaunchError, match=r"--out is .*under /mophpc \(--mount\)"):
+        mpijob(Run(experiment="a.toml", out=out, nodes=1), TUNE)
+    mpijob(Run(experiment="a.toml", out="/mophpc/runs/a", nodes=1), TUNE)
+
+
 @pytest.mark.parametrize(
     ("option", "setting"),
     [
