@@ -93,15 +93,20 @@ def nested(depth: int) -> list[Any]:
     return found
 
 
-def places(document: Any, path: Path_ = ()) -> list[Path_]:
-    """Return the places of all values of a document, itself aside."""
-    if isinstance(document, dict):
-        items: Sequence[tuple[Any, Any]] = list(document.items())
-    elif isinstance(document, list):
-        items = list(enumerate(document))
-    else:
-        return []
-    return [place for key, item in items for place in ((*path, key), *places(item, (*path, key)))]
+def places(document: Any) -> list[Path_]:
+    """Return the places of all values of a document, itself aside; lists in it may be deep."""
+    found: list[Path_] = []
+    left: list[tuple[Path_, Any]] = [((), document)]
+    while left:
+        path, value = left.pop()
+        if path:
+            found.append(path)
+        if isinstance(value, dict):
+            items: Sequence[tuple[Any, Any]] = list(value.items())
+        else:
+            items = list(enumerate(value)) if isinstance(value, list) else []
+        left += [((*path, key), item) for key, item in reversed(items)]
+    return found
 
 
 def change(rng: random.Random, document: Any) -> Any:
@@ -134,8 +139,11 @@ def as_json(document: Any, like: bytes) -> bytes:
 
 
 def json_damage(rng: random.Random, raw: bytes) -> bytes:
-    """Change a value or two of a JSON document."""
-    document = json.loads(raw)
+    """Change a value or two of a JSON document; bytes of one that is damaged already."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return byte_damage(rng, raw)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         document = change(rng, document)
     return as_json(document, raw) + b"\n"
@@ -162,7 +170,7 @@ def line_damage(rng: random.Random, raw: bytes) -> bytes:
     else:
         try:
             lines[at] = as_json(change(rng, json.loads(lines[at])), b"")
-        except ValueError:
+        except (ValueError, RecursionError):
             lines[at] = byte_damage(rng, lines[at])
     return b"\n".join(lines)
 
@@ -172,7 +180,7 @@ _ASSIGNED = re.compile(r"^(\s*[\w.\"-]+\s*=\s*)(.+)$")
 
 def toml_damage(rng: random.Random, raw: bytes) -> bytes:
     """Change a value of a TOML file, or a line of it."""
-    lines = raw.decode().split("\n")
+    lines = raw.decode(errors="replace").split("\n")
     assigned = [i for i, line in enumerate(lines) if _ASSIGNED.match(line)]
     if not assigned or rng.random() < 0.2:
         return line_damage(rng, raw)

@@ -28,6 +28,8 @@ from safetensors.numpy import load_file
 from mophpc.cli import main
 
 LIMIT_S = 60.0
+MAKING_S = 300.0
+"""The first run of a process imports everything, perhaps on a machine that does much else."""
 RUN = ("--transport", "local", "--progress", "off")
 CUT_AFTER = 120
 """Batches, of 144 that the visits train, besides those that are tried."""
@@ -177,7 +179,7 @@ class World:
         shutil.copytree(self.now, self.pristine, symlinks=True)
 
     def _must(self, *arguments: object) -> None:
-        said = call(*arguments)
+        said = call(*arguments, limit_s=MAKING_S)
         if said.status or said.raised or said.hangs:
             sys.exit(f"{arguments} failed: {said}")
 

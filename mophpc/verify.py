@@ -10,7 +10,6 @@ the same way, since what they compute differs otherwise.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import random
 import tomllib
@@ -27,9 +26,10 @@ from torch import Tensor, nn
 
 from mophpc.data.shard import check_store
 from mophpc.data.store import StoreInfo, open_store
-from mophpc.errors import LaunchError, RunFolderError, StoreError
+from mophpc.errors import LaunchError, StoreError
 from mophpc.experiment import Experiment, load_experiment
 from mophpc.loading import source_sha256
+from mophpc.recorded import check_shards, choose, is_copy, read_rows
 from mophpc.train.batches import InMemory
 from mophpc.train.compiling import compile_models
 from mophpc.train.device import CPU, LOOK_EVERY, Device, be_deterministic, choose_device
@@ -38,8 +38,6 @@ from mophpc.train.task import Task
 
 CACHE_BYTES = 4 << 30
 """Shards are kept in memory up to this size."""
-
-_NEEDED = {"config_id", "config", "status", "hyperparameters", "state_sha256", "route"}
 
 Fields = dict[str, Tensor]
 
@@ -87,8 +85,8 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
         RunFolderError: there is no such run or config, or the run did not end.
         StoreError: the store is gone or another one.
     """
-    rows = _results(run)
-    chosen = _choose(rows, configs)
+    rows = read_rows(run)
+    chosen = choose(rows, configs)
     experiment = load_experiment(run / "experiment.toml")
     versions = tomllib.loads((run / "experiment.toml").read_text()).get("versions", {})
     info = open_store(Path(experiment.data.store))
@@ -97,6 +95,7 @@ def verify(run: Path, configs: Sequence[str] = ()) -> Iterator[Verdict]:
             f"store '{experiment.data.store}' is not the one of the run: its digest is "
             f"{info.digest}, the run's was {versions.get('store')}"
         )
+    check_shards(run, rows, info.num_shards)
     damage = check_store(info.path)  # zarr reads a missing object as zeros
     if damage:
         raise StoreError(damage[0])
@@ -140,40 +139,6 @@ def device_of(experiment: Experiment) -> Device:
     if experiment.device.deterministic:
         be_deterministic()
     return choose_device("cuda", [], 0)
-
-
-def _results(run: Path) -> list[dict[str, Any]]:
-    if not (run / "experiment.toml").is_file():
-        raise RunFolderError(f"'{run}' holds no run; give the folder that 'mophpc run' made")
-    if not (run / "results.json").is_file():
-        raise RunFolderError(f"the run in '{run}' did not end; it has no results to verify")
-    path = run / "results.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["configs"]
-        if all(row.keys() >= _NEEDED for row in rows):
-            return list(rows)
-        wrong = f"a config lacks one of {', '.join(sorted(_NEEDED))}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        wrong = str(error)
-    raise RunFolderError(f"'{path}' is damaged: {wrong}; restore it, or run the experiment again")
-
-
-def _choose(rows: list[dict[str, Any]], configs: Sequence[str]) -> list[dict[str, Any]]:
-    if not configs:
-        return rows
-    chosen = []
-    for given in configs:
-        found = [
-            row
-            for row in rows
-            if given in (str(row["config_id"]), row["config"], row["config"].partition("-")[0])
-        ]
-        if not found:
-            raise RunFolderError(
-                f"the run has no config '{given}'; allowed: 0 to {len(rows) - 1}, or a name"
-            )
-        chosen += found
-    return chosen
 
 
 class _Shards:
@@ -238,7 +203,7 @@ class Again:
     def _before(self, config_id: int, until: float) -> Task:
         """Return the Task of a config as it was before an epoch, copies made then not yet made."""
         row = self._rows[config_id]
-        copies = [e for e in row.get("lineage", ()) if e["epoch"] < until and _is_copy(e)]
+        copies = [e for e in row.get("lineage", ()) if e["epoch"] < until and is_copy(e)]
         begin = 0
         if copies:
             begin = copies[-1]["epoch"]
@@ -289,10 +254,6 @@ class Again:
                     group[key] = _scaled(group[key], was[key], now[key])
         _rescale(task.lr_scheduler, before.lr_scheduler, after.lr_scheduler)
         return task
-
-
-def _is_copy(entry: Mapping[str, Any]) -> bool:
-    return entry["source"] is not None
 
 
 def _scaled(value: Any, was: Any, now: Any) -> Any:

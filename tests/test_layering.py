@@ -29,6 +29,7 @@ BASE = {
     "state_folder",
     "weights_file",
     "status_file",
+    "recorded",
 }
 ROOMS = {"search", "schedule", "data", "train", "hop"}
 FACE = {
@@ -106,6 +107,7 @@ VERIFY_USES = {
     "errors",
     "experiment",
     "loading",
+    "recorded",
     "train.device",  # how often losses are looked at on a GPU
     "train.compiling",  # compiled code rounds in its own way
     "train.task",  # what the user's build returns

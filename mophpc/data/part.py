@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mophpc.data.store import MIB, Field, Split, StoreInfo, array_key, object_key, open_array
+from mophpc.data.store import (
+    MIB,
+    Field,
+    Split,
+    StoreInfo,
+    array_key,
+    little_endian,
+    object_key,
+    open_array,
+)
 from mophpc.errors import StoreError
 
 if TYPE_CHECKING:
@@ -24,12 +35,17 @@ if TYPE_CHECKING:
 # buffers are used again instead of being mapped anew.
 SPAN_BYTES = 8 * MIB
 
+MOST_LOOKS = 4
+Mark = tuple[int, int, int] | None
+
 
 class Part:
     """One shard of the training rows, or all validation rows, as files.
 
     Zarr reads a missing or an empty object as zeros, so the size of each file is compared with the
-    store's record before it is read; what Zarr then raises means a damaged file.
+    store's record before it is read; what Zarr then raises means a damaged file. Whole objects
+    that were put in the place of others have the right checksums: the digest of a shard's rows
+    tells them.
     """
 
     def __init__(self, info: StoreInfo, split: Split, shard: int | None) -> None:
@@ -44,8 +60,11 @@ class Part:
         self._info = info
         self._split = split
         self._start, self._stop = layout.bounds(shard) if shard is not None else (0, layout.rows)
+        self._shards = range(layout.num_shards) if shard is None else range(shard, shard + 1)
         self._root = info.path
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._known: dict[Path, Mark] = {}
+        """Files that had the right rows when they were as this says."""
 
     @property
     def rows(self) -> int:
@@ -99,6 +118,64 @@ class Part:
             reason = "crc32c mismatch" if "checksum" in str(error).lower() else repr(error)
             raise self._error(field, index, f"is damaged ({reason})") from error
 
+    def read_checked(
+        self, field: Field, span_bytes: int = SPAN_BYTES
+    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Yield (first row, row after the last, rows) of all stretches, and check their digests.
+
+        Where it ends all rows are what the store's record says.
+
+        Raises:
+            StoreError: as for `read`; or a shard has other rows than were prepared.
+        """
+        layout = self._split.layout
+        marks = {path: _mark(path) for path in map(partial(self._path, field), self._objects())}
+        content, shards = hashlib.sha256(), iter(self._shards)
+        shard = next(shards)
+        for start, stop in self.spans(field, span_bytes):
+            if start + self._start == layout.bounds(shard)[1]:
+                self._compare(field, shard, content.hexdigest())
+                content, shard = hashlib.sha256(), next(shards)
+            rows = self.read(field, start, stop)
+            content.update(little_endian(rows))
+            yield start, stop, rows
+        self._compare(field, shard, content.hexdigest())
+        self._known |= marks
+
+    def check_rows(self, field: Field, span_bytes: int = SPAN_BYTES) -> None:
+        """Read all rows of `field` and check their digests; see `read_checked`."""
+        for _ in self.read_checked(field, span_bytes):
+            pass
+
+    def read_again(
+        self, field: Field, start: int, stop: int, span_bytes: int = SPAN_BYTES
+    ) -> NDArray[Any]:
+        """Return rows as `read` does, of files that were checked; check what has changed since.
+
+        Raises:
+            StoreError: as for `read_checked`.
+        """
+        path = self._path(field, (start + self._start) // self._split.layout.object_rows)
+        for _ in range(MOST_LOOKS):
+            rows = self.read(field, start, stop)
+            # Not before: a file may have been replaced in between.
+            if _mark(path) == self._known.get(path):
+                return rows
+            self.check_rows(field, span_bytes)
+        index = (start + self._start) // self._split.layout.object_rows
+        raise self._error(field, index, "is written to again and again", "; let it be during a run")
+
+    def _compare(self, field: Field, shard: int, found: str) -> None:
+        if found != self._split.sha256[shard][self.fields.index(field)]:
+            raise StoreError(
+                f"store {self._info.path}: array {array_key(self._split.name, field.name)}, shard "
+                f"{shard} holds other rows than were prepared (sha256 mismatch); run "
+                f"'mophpc prepare' again"
+            )
+
+    def _path(self, field: Field, index: int) -> Path:
+        return self._root / object_key(self._split.name, field, index)
+
     def check_metadata(self, field: Field) -> None:
         """Open the array of `field`.
 
@@ -130,6 +207,7 @@ class Part:
                     self._copy(key, root)
         self._root = root
         self._arrays = {}
+        self._known = {}
 
     def _copy(self, key: str, root: Path) -> None:
         target = root / key
@@ -174,6 +252,16 @@ class Part:
             f"store {self._info.path}: array {array_key(self._split.name, field.name)}, shard "
             f"{shard} (file {object_key(self._split.name, field, index)}) {what}{fix}"
         )
+
+
+def _mark(path: Path) -> Mark:
+    """Return what is another once a file was written to or replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # The number of a file is not the same for ever on all file systems.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _size(path: Path) -> int | None:

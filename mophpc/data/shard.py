@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from mophpc.data.part import SPAN_BYTES, Part
-from mophpc.data.store import Split, StoreInfo, array_key, little_endian, open_store
+from mophpc.data.store import Split, StoreInfo, open_store
 from mophpc.errors import StoreError
 
 if TYPE_CHECKING:
@@ -108,17 +107,12 @@ def read_valid(
 
 def _read(part: Part, memory_budget: int | None, stage: Path | None) -> ShardReader:
     streamed = memory_budget is not None and part.nbytes > memory_budget
-    if stage is None:
-        return StreamedShard(part, memory_budget or 0) if streamed else LoadedShard(part)
 
     def read() -> ShardReader:
-        if not streamed:
-            return LoadedShard(part)
-        for field in part.fields:  # now, and not in the middle of the training
-            for start, stop in part.spans(field):
-                part.read(field, start, stop)
-        return StreamedShard(part, memory_budget or 0)
+        return StreamedShard(part, memory_budget or 0) if streamed else LoadedShard(part)
 
+    if stage is None:
+        return read()
     part.stage(stage)
     try:
         return read()
@@ -136,7 +130,7 @@ class LoadedShard:
         """Read all rows.
 
         Raises:
-            StoreError: a file is missing or damaged.
+            StoreError: a file is missing or damaged, or has other rows than were prepared.
         """
         self.rows = part.rows
         self.fields = tuple(field.name for field in part.fields)
@@ -144,8 +138,8 @@ class LoadedShard:
         self._arrays: Arrays = {}
         for field in part.fields:
             out = np.empty((part.rows, *field.shape), field.dtype)
-            for start, stop in part.spans(field):
-                out[start:stop] = part.read(field, start, stop)
+            for start, stop, rows in part.read_checked(field):
+                out[start:stop] = rows
             self._arrays[field.name] = out
 
     def blocks(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Block]:
@@ -161,7 +155,9 @@ GONE_S = 0.1
 class StreamedShard:
     """A shard on disk, gathered block by block in the order asked for.
 
-    Each block passes over the shard's files once, while the block before it is trained on.
+    All of it is read once at first, to be checked then and not in the middle of the training. Each
+    block passes over the shard's files once, while the block before it is trained on; a file that
+    has changed since is noticed.
     """
 
     in_memory = False
@@ -175,7 +171,7 @@ class StreamedShard:
                 eight inner chunks is exceeded by up to four; a block holds at least one batch.
 
         Raises:
-            StoreError: the metadata of an array is missing or damaged.
+            StoreError: a file is missing or damaged, or has other rows than were prepared.
         """
         self.rows = part.rows
         self.fields = tuple(field.name for field in part.fields)
@@ -188,7 +184,7 @@ class StreamedShard:
         row_nbytes = sum(field.row_nbytes for field in part.fields)
         self._block_rows = max(memory_budget - spans, memory_budget // 2) // 2 // row_nbytes
         for field in part.fields:
-            part.check_metadata(field)
+            part.check_rows(field, self._span_bytes)
 
     def blocks(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Block]:
         """Yield blocks of rows in `order`; see `ShardReader`."""
@@ -231,8 +227,8 @@ class StreamedShard:
                 if stop.is_set():
                     return arrays
                 # Without a name for the span: it would live on while the next one is read.
-                chosen = ranked[low:high] - start
-                out[sorter[low:high]] = self._part.read(field, start, end)[chosen]
+                at, chosen = sorter[low:high], ranked[low:high] - start
+                out[at] = self._part.read_again(field, start, end, self._span_bytes)[chosen]
             arrays[field.name] = out
         return arrays
 
@@ -317,19 +313,11 @@ def _unreadable(info: StoreInfo, split: Split) -> dict[str, str]:
 def _check_shard(info: StoreInfo, split: Split, shard: int, skipped: set[str]) -> list[str]:
     part = Part(info, split, shard)
     damaged = []
-    for column, field in enumerate(part.fields):
+    for field in part.fields:
         if field.name in skipped:
             continue
-        content = hashlib.sha256()
         try:
-            for start, stop in part.spans(field):
-                content.update(little_endian(part.read(field, start, stop)))
+            part.check_rows(field)
         except StoreError as error:
             damaged.append(str(error))
-            continue
-        if content.hexdigest() != split.sha256[shard][column]:
-            damaged.append(
-                f"store {info.path}: array {array_key(split.name, field.name)}, shard {shard} "
-                f"holds other rows than were prepared (sha256 mismatch); run 'mophpc prepare' again"
-            )
     return damaged

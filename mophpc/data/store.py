@@ -337,11 +337,16 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def open_store(path: Path | str) -> StoreInfo:
+def open_store(path: Path | str, digest: str | None = None) -> StoreInfo:
     """Read what a store holds; looks at its record only, not at its data.
 
+    Args:
+        path: the store.
+        digest: that it must have, since it had it before.
+
     Raises:
-        StoreError: the store is missing, foreign, half-written, damaged or of another version.
+        StoreError: the store is missing, foreign, half-written, damaged or of another version; or
+            another one has taken its place.
     """
     path = Path(path)
     record = _read_record(path)
@@ -359,6 +364,11 @@ def open_store(path: Path | str) -> StoreInfo:
         raise StoreError(
             f"the record of store '{path}' (file zarr.json) is damaged (its digest does not fit); "
             f"run 'mophpc prepare' again"
+        )
+    if digest is not None and info.digest != digest:
+        raise StoreError(
+            f"the store '{path}' has changed while the run began: its digest is {info.digest[:12]} "
+            f"and was {digest[:12]}; let it be, or give each host the same one, and run again"
         )
     return info
 

@@ -101,6 +101,7 @@ def claim(
         known.lock = Lock(folder.lock)
     return {
         "experiment": experiment.model_dump(),
+        "store": store.digest,
         "configs": rows,
         "names": [config.name for config in configs],
         "directed": directed,
@@ -126,6 +127,7 @@ def _go_on(
         begin_search(experiment, told.num_ranks, known.search)
     return {
         "experiment": experiment.model_dump(),
+        "store": store.digest,
         "configs": [values for _, values in told.configs],
         "names": [name for name, _ in told.configs],
         "directed": directed,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
+from mophpc.data.store import open_store
 from mophpc.errors import (
     InterruptError,
     LostError,
@@ -138,9 +140,11 @@ def _walk(
         again = None if replay is None else from_json(replay)
         goes_on = "reach" in begun["again"]
         configs = name_configs(experiment, begun["configs"], directed or goes_on, begun["names"])
+        where, digest = Path(experiment.data.store), begun["store"]
         prepared = prepare_run(
             rooms,
             experiment,
+            rooms.group.attempt(lambda: open_store(where, digest)),
             configs,
             walk.between,
             again,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -90,6 +91,35 @@ def born(pid: int) -> int:
         return 0
     found = text.rpartition(")")[2].split()  # its name, in brackets, may have spaces
     return 0 if found[0] in "ZX" else int(found[19])
+
+
+def open_process(where: Whereabouts) -> int | None:
+    """Return what becomes readable when a process ends; None: there is no such thing here."""
+    try:
+        return os.pidfd_open(where.pid)
+    except (OSError, AttributeError):
+        return None
+
+
+def end_process(where: Whereabouts) -> None:
+    """Kill a rank's process if it is there; never another one that has got its number.
+
+    Args:
+        where: what the rank has said of itself, to this process and not to a file.
+    """
+    fd = open_process(where)
+    try:
+        if where.is_gone or where.realm != realm():
+            return
+        if fd is None:
+            os.kill(where.pid, signal.SIGKILL)
+        else:  # was opened before it was looked at: what is looked at is what is killed
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has just ended
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def is_stopped(pid: int) -> bool:

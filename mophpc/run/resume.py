@@ -267,6 +267,11 @@ def read_run(folder: RunFolder, settings: Mapping[str, Any], num_shards: int) ->
     """
     check_settings(folder, settings)
     told = read_journal(folder.journal)
+    if told.num_ranks < 1 or not told.configs:
+        raise RunFolderError(
+            f"'{folder.journal}' is damaged: it does not say how the run began; choose another run "
+            f"folder"
+        )
     for config_id, visits in enumerate(told.visits):
         for step, visit in visits.items():
             inside = visit.config_id == config_id and 0 <= visit.shard < num_shards

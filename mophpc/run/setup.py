@@ -14,7 +14,7 @@ from typing import Any
 
 from mophpc.costs_file import LinkCosts
 from mophpc.data.shard import ShardReader, read_shard, read_valid
-from mophpc.data.store import StoreInfo, open_store
+from mophpc.data.store import StoreInfo
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
 from mophpc.hop.clock import compare_clocks
@@ -59,6 +59,7 @@ class Prepared:
 def prepare_run(
     rooms: Rooms,
     experiment: Experiment,
+    store: StoreInfo,
     configs: tuple[Config, ...],
     between: Callable[[], None],
     replay: Plan | None,
@@ -70,6 +71,7 @@ def prepare_run(
     Args:
         rooms: of this rank.
         experiment: that is run.
+        store: that all ranks have opened.
         configs: that there are.
         between: called after each batch that is tried; it may raise.
         replay: the plan of an earlier run, to be walked again.
@@ -82,7 +84,6 @@ def prepare_run(
     group = rooms.group
     record_clock(rooms)
     set_threads(experiment.threads)
-    store = group.attempt(lambda: open_store(Path(experiment.data.store)))
     if "reach" in again:
         find_states(rooms, configs, again["reach"], known)
     if rooms.is_root:

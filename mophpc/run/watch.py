@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -34,7 +33,9 @@ from mophpc.run.places import (
     RUNNING,
     Sign,
     Whereabouts,
+    end_process,
     from_record,
+    open_process,
     own_whereabouts,
     place_file,
     read_place,
@@ -164,7 +165,7 @@ class Watch:
         poll, fds = select.poll(), {}
         poll.register(self._wake[0], select.POLLIN)
         for where in self._near:
-            if (fd := _open_process(where)) is not None:
+            if (fd := open_process(where)) is not None:
                 fds[fd] = where
                 poll.register(fd, select.POLLIN)
         sees_all = len(fds) == len(self._near)
@@ -219,8 +220,9 @@ class Watch:
         with self._lock:
             self._end(found[0], speaks=True)
         if self._survives and found[1].realm == self.sign.own.realm:
-            if not found[1].is_gone:  # the others could not connect without it, nor with it
-                os.kill(found[1].pid, signal.SIGKILL)
+            # The others could not connect without it, nor with it. Which process it is, it has said
+            # itself when the ranks met; a file in the run folder may say anything.
+            end_process(self._ranks[found[1].rank])
             return
         time.sleep(2.0 * self._hanging.pause_s)  # the others look too, and have to log it
         if found[1].rank == self.sign.own.rank and not self._ended.is_set():
@@ -266,7 +268,7 @@ class Watch:
 
     def _hear(self) -> LostError | None:
         """Return what another rank has found."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             record: dict[str, Any] = json.loads(self._word.read_bytes())
             cause = str(record.pop("cause"))
             return LostError(Place(**record), cause)
@@ -284,12 +286,3 @@ class Watch:
         nowhere: IO[str] = Path(os.devnull).open("w")  # noqa: SIM115  # open as long as it may be used
         faulthandler.dump_traceback_later(ABORT_S, file=nowhere, exit=True)
         self._transport.abort(LostError.exit_status)
-
-
-def _open_process(where: Whereabouts) -> int | None:
-    """Return what becomes readable when a process ends; None: there is no such thing here."""
-    try:
-        found = os.pidfd_open(where.pid)
-    except (OSError, AttributeError):
-        return None
-    return found

@@ -33,6 +33,7 @@ class Weights:
             OSError: the disk is full, or the folder cannot be written.
         """
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.unlink(missing_ok=True)  # never through a link that somebody has put there
         try:
             try:
                 save_file(self._tensors, scratch, metadata={KEY: UNSET})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import tiny
 import mophpc
 from mophpc import verify
 from mophpc.data import open_store, prepare
+from mophpc.data.shard import StreamedShard
 from mophpc.errors import LaunchError, RunError, RunFolderError, StoreError
 from mophpc.experiment import load_experiment
 from mophpc.files import read_lines
 from mophpc.report.results import Results
+from mophpc.run import conduct
 
 SPACE = {"lr": [0.01, 0.03], "width": [4, 6]}
 
@@ -151,14 +154,21 @@ def test_a_config_that_diverges_late_is_not_the_best(tmp_path, store):
     assert all(v.equal for v in verify.verify(tmp_path / "run"))
 
 
-def test_a_damaged_shard_that_is_read_in_a_visit_names_the_place(tmp_path):
+def test_a_shard_that_is_damaged_before_a_visit_names_the_place(tmp_path, monkeypatch):
     store = make_store(tmp_path, 4, rows=4000)
     info = open_store(store)
     assert info.num_shards == 4
     victim = store / "train" / "x" / "c" / "1" / "0"
-    raw = bytearray(victim.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    victim.write_bytes(bytes(raw))
+    blocks = StreamedShard.blocks
+
+    def spoiled(reader, *arguments):
+        if reader._part._start == info.train.layout.bounds(1)[0]:
+            raw = bytearray(victim.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            victim.write_bytes(bytes(raw))
+        return blocks(reader, *arguments)
+
+    monkeypatch.setattr(StreamedShard, "blocks", spoiled)
     with pytest.raises(RunError) as caught:
         run(tmp_path / "run", store, 2, data={"memory_bytes": 1}, **EQUAL)
     said = str(caught.value)
@@ -167,10 +177,26 @@ def test_a_damaged_shard_that_is_read_in_a_visit_names_the_place(tmp_path):
     assert "train/x" in said
 
 
-def test_a_damaged_shard_that_is_read_at_the_start_is_a_user_s_error(tmp_path, store):
+@pytest.mark.parametrize("data", [{}, {"memory_bytes": 1}])
+def test_a_damaged_shard_is_a_user_s_error_at_the_start(tmp_path, store, data):
     victim = next(p for p in (store / "train" / "x").rglob("*") if p.name == "0" and p.is_file())
-    victim.write_bytes(victim.read_bytes()[:-9])
+    raw = victim.read_bytes()
+    victim.write_bytes(raw[:9] + bytes([raw[9] ^ 1]) + raw[10:])
     with pytest.raises(StoreError):
+        run(tmp_path / "run", store, 2, data=data)
+
+
+def test_a_store_that_another_takes_the_place_of_ends_the_run(tmp_path, store, monkeypatch):
+    claim = conduct.claim
+
+    def changing(*arguments):
+        begun = claim(*arguments)
+        shutil.rmtree(store)
+        make_store(tmp_path, 4, seed=9)
+        return begun
+
+    monkeypatch.setattr(conduct, "claim", changing)
+    with pytest.raises(StoreError, match="has changed while the run began"):
         run(tmp_path / "run", store, 2)
 
 

@@ -326,6 +326,13 @@ def test_a_damaged_line_of_the_journal_is_named(left, store, text):
         resume(left, store, 2, **FIXED)
 
 
+@pytest.mark.parametrize("text", ["", '{"kind":"part","num_ra'])
+def test_a_journal_without_a_beginning_is_named(left, store, text):
+    (left / "journal.jsonl").write_text(text)
+    with pytest.raises(RunFolderError, match="it does not say how the run began"):
+        resume(left, store, 2, **FIXED)
+
+
 def test_metrics_that_have_half_a_line_only(left, store, undisturbed):
     (left / "metrics.jsonl").write_text('{"config_id":0')
     assert digests(resume(left, store, 2, **FIXED)) == digests(undisturbed)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mophpc.errors import InterruptError, LostError, Place
+from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.run import lookout
 from mophpc.run.folder import RunFolder
 from mophpc.run.hanging import Hanging, _neighbours
@@ -29,6 +30,7 @@ from mophpc.run.places import (
     read_places,
 )
 from mophpc.run.stopping import StopFlag
+from mophpc.run.watch import Watch
 
 AT = Place(1, 2, "n1", "c003-lr=0.1", 4, 2)
 
@@ -97,6 +99,42 @@ def test_the_number_of_a_process_that_has_ended_means_nothing() -> None:
     assert not own.is_gone
     assert replace(own, born=own.born + 1).is_gone
     assert not replace(own, realm="another host", born=1).is_gone
+
+
+def test_only_the_process_that_a_rank_has_named_itself_is_ended(tmp_path: Path) -> None:
+    """A file in the run folder may name any process, and numbers are given again."""
+    ranks = [sleeper(rank) for rank in (1, 2)]
+    processes = [process for process, _ in ranks]
+    (_, other), (_, rank) = ranks
+    try:
+        with StopFlag() as stop:
+            watch = Watch(LocalTransport(LocalWorld(2), 0), stop, survives=True)
+            watch._ranks = [watch.sign.own, replace(rank, rank=1, born=rank.born + 1)]
+            for named in (other, replace(rank, rank=1)):
+                watch._folder = folder_of(tmp_path)
+                watch._hanging = Named(replace(named, rank=1))  # type: ignore[assignment]  # looks
+                watch._loss = None
+                watch._look_around()
+                assert [process.poll() for process in processes] == [None, None]
+            watch._ranks = [watch.sign.own, replace(rank, rank=1)]
+            watch._loss = None
+            watch._look_around()
+            assert processes[1].wait(10.0) == -signal.SIGKILL
+            assert processes[0].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+class Named:
+    """Finds that a rank hangs which is where a file says."""
+
+    def __init__(self, where: Whereabouts) -> None:
+        self._where = where
+
+    def look(self) -> tuple[LostError, Whereabouts]:
+        return LostError(self._where.place, "it hangs"), self._where
 
 
 def test_a_first_minibatch_has_more_time() -> None:
