@@ -231,7 +231,8 @@ def has_begun(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
         RunFolderError: it is the run of another experiment, or its journal is damaged.
     """
     check_settings(folder, settings)
-    if folder.plan.exists():  # it is written after the journal's first line
+    # All these are written after the journal's first line.
+    if folder.plan.exists() or (folder.metrics.exists() and folder.metrics.stat().st_size):
         return True
     return folder.journal.exists() and read_journal(folder.journal).num_ranks > 0
 

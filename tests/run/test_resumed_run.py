@@ -339,8 +339,10 @@ def test_metrics_that_have_half_a_line_only(left, store, undisturbed):
     assert len(read_lines(left / "metrics.jsonl")) == 12
 
 
-def test_without_its_journal_a_run_does_not_go_on(left, store):
-    (left / "journal.jsonl").unlink()
+@pytest.mark.parametrize("others", [[], ["plan.json"]])
+def test_without_its_journal_a_run_does_not_go_on(left, store, others):
+    for name in ["journal.jsonl", *others]:
+        (left / name).unlink()
     with pytest.raises(RunFolderError, match="without it the run cannot go on"):
         resume(left, store, 2, **FIXED)
 
