@@ -38,7 +38,7 @@ from mophpc.requests import (
     send,
     withdraw,
 )
-from mophpc.run.places import read_places
+from mophpc.run.faults.places import read_places
 from mophpc.saved import load_run
 from mophpc.status_file import ConfigStatus, Status, read_status
 

@@ -87,16 +87,16 @@ WIRING = {
     "run.conduct",  # collectives and records around the visits, results after them
     "run.setup",  # plugs store and trainer into the ports
     "run.rooms",  # the group of ranks
-    "run.watch",  # tells the ranks each other's processes
+    "run.faults.watch",  # tells the ranks each other's processes
     "run.devices",  # chooses the trainer's device, and tries whether MPI sends from it
     "run.walking",  # records between the visits
     "run.outcome",  # writes the results
     "run.survive",  # returns them, and chooses the transport anew
-    "run.halt",  # messages between ranks that stop
+    "run.faults.halt",  # messages between ranks that stop
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world
-    "run.claim",  # looks at the store before anything is made
+    "run.rank0.claim",  # looks at the store before anything is made
 }
 """Modules of run/ that know more than protocols."""
 PROTOCOLS = {"hop.transport", "hop.parcel"}

@@ -20,17 +20,17 @@ from mophpc.hop.collectives import Group
 from mophpc.hop.local import PeerError
 from mophpc.hop.transport import Transport
 from mophpc.report.results import Results, from_record
-from mophpc.run.claim import claim
 from mophpc.run.devices import Chosen, agree_on_devices
+from mophpc.run.faults.stopping import StopFlag
+from mophpc.run.faults.watch import Watch
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import PLAIN, Known, Wanted
 from mophpc.run.logs import close_logger, rank_logger
 from mophpc.run.ports import View
+from mophpc.run.rank0.claim import claim
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import prepare_run
-from mophpc.run.stopping import StopFlag
 from mophpc.run.walking import Walk
-from mophpc.run.watch import Watch
 from mophpc.schedule.plan import from_json
 from mophpc.search.space import name_configs
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mophpc.run.lock import Lock
-from mophpc.run.resume import Resumption
-from mophpc.run.searching import Searching
+from mophpc.run.rank0.searching import Searching
+from mophpc.run.recovery.lock import Lock
+from mophpc.run.recovery.resume import Resumption
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from mophpc.experiment import Experiment
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.report.results import Results
 from mophpc.run.devices import bind_device
+from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import PLAIN, Wanted
 from mophpc.run.ports import View
-from mophpc.run.stopping import StopFlag
 from mophpc.run.survive import run_rank
 
 

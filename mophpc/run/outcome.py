@@ -6,9 +6,9 @@ from typing import Any
 
 from mophpc.experiment import Experiment
 from mophpc.report.results import ConfigResult, Results
-from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
-from mophpc.run.keeper import tidy
+from mophpc.run.rank.keeper import tidy
+from mophpc.run.rank0.coordinator import Coordinator
 
 
 def write_results(

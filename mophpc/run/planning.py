@@ -15,7 +15,7 @@ from mophpc.hop.checksum import BYTES_PER_S
 from mophpc.overrides import check_values
 from mophpc.run.costing import Pilot
 from mophpc.run.known import Known
-from mophpc.run.past import past_costs
+from mophpc.run.recovery.past import past_costs
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import bytes_moved, check_plan, make_plan, predict
 from mophpc.schedule.bounds import idle_advice

@@ -11,9 +11,9 @@ from mophpc.events import EventLog
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
 from mophpc.run.devices import Bound
+from mophpc.run.faults.watch import Watch
 from mophpc.run.folder import RunFolder
 from mophpc.run.ports import View
-from mophpc.run.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

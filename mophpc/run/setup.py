@@ -23,7 +23,7 @@ from mophpc.run.costing import find_costs
 from mophpc.run.known import Known
 from mophpc.run.planning import Planning
 from mophpc.run.ports import Rows
-from mophpc.run.resume import sound_states
+from mophpc.run.recovery.resume import sound_states
 from mophpc.run.rooms import Rooms
 from mophpc.schedule import assign_shards, digest
 from mophpc.schedule.costs import Costs

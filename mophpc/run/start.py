@@ -10,10 +10,10 @@ from mophpc.experiment import Experiment
 from mophpc.report.live import LiveView
 from mophpc.report.results import Results
 from mophpc.run.devices import bind_device, local_rank_of
+from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import Wanted
 from mophpc.run.local import run_local
-from mophpc.run.stopping import StopFlag
 from mophpc.run.survive import run_rank
 
 PROGRESS = ("auto", "bar", "lines", "off")

@@ -19,10 +19,10 @@ from mophpc.hop.transport import Transport
 from mophpc.report.results import Results
 from mophpc.run.conduct import attend
 from mophpc.run.devices import Chosen
+from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import PLAIN, Wanted
 from mophpc.run.ports import View
-from mophpc.run.stopping import StopFlag
 
 
 def run_rank(

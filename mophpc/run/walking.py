@@ -23,18 +23,18 @@ from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import KEPT, ORDERS, REPORTS, wait_until
 from mophpc.report.results import Results, from_record
 from mophpc.report.trackers.feed import open_trackers
-from mophpc.run.carrier import Carrier
-from mophpc.run.chief import Chief
-from mophpc.run.halt import Halt
-from mophpc.run.keeper import Keeper
-from mophpc.run.ledger import learn_configs
+from mophpc.run.faults.halt import Halt
+from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.memory import peak_rss_bytes
 from mophpc.run.outcome import write_results
-from mophpc.run.rank import Equipment, RankProgram
+from mophpc.run.rank.carrier import Carrier
+from mophpc.run.rank.keeper import Keeper
+from mophpc.run.rank.program import Equipment, RankProgram
+from mophpc.run.rank.states import StateKeeper
+from mophpc.run.rank0.chief import Chief
+from mophpc.run.rank0.ledger import learn_configs
 from mophpc.run.rooms import Rooms
 from mophpc.run.setup import Prepared, record_clock
-from mophpc.run.states import StateKeeper
-from mophpc.run.stopping import StopFlag
 from mophpc.run.writer import Writer
 from mophpc.schedule.orders import Orders, whole
 from mophpc.status_file import State

@@ -15,10 +15,10 @@ from mophpc.dimensions import Value
 from mophpc.files import read_lines
 from mophpc.report.results import Results
 from mophpc.requests import Answer, Request, Wish, read_answer, send
-from mophpc.run.director import Director
 from mophpc.run.folder import RunFolder
-from mophpc.run.ledger import Ledger
-from mophpc.run.wishes import grant
+from mophpc.run.rank0.director import Director
+from mophpc.run.rank0.ledger import Ledger
+from mophpc.run.rank0.wishes import grant
 from mophpc.schedule import make_plan
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.pool import Pool

@@ -27,8 +27,9 @@ import mophpc
 from mophpc import requests, verify
 from mophpc.files import LineWriter, plain, read_lines
 from mophpc.report.results import Results
-from mophpc.run import chief, start
-from mophpc.run.states import StateKeeper
+from mophpc.run import start
+from mophpc.run.rank.states import StateKeeper
+from mophpc.run.rank0 import chief
 
 LIMIT_S = 60.0
 KILLED = -signal.SIGKILL
@@ -38,9 +39,9 @@ POINTS = {
     "state": "mophpc.train.state_file:StateCopy.write",
     "state's manifest": "mophpc.train.state_file:write_manifest",
     "line": "mophpc.files:LineWriter.write",
-    "promise": "mophpc.run.journal:Journal.promise",
+    "promise": "mophpc.run.recovery.journal:Journal.promise",
     "end of a config": "mophpc.run.folder:RunFolder.write_manifest",
-    "drop of states": "mophpc.run.states:shutil.rmtree",
+    "drop of states": "mophpc.run.rank.states:shutil.rmtree",
     "results": "mophpc.report.results:Results.write",
 }
 """Where a run may be cut off: functions that are replaced in its process."""

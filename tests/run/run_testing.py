@@ -24,11 +24,11 @@ from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.hop.progress import Progress
 from mophpc.hop.transport import Transport
 from mophpc.outputs import Checkpoints
-from mophpc.run.carrier import Carrier
 from mophpc.run.folder import RunFolder
-from mophpc.run.keeper import Keeper
-from mophpc.run.rank import Equipment, RankProgram
-from mophpc.run.states import StateKeeper
+from mophpc.run.rank.carrier import Carrier
+from mophpc.run.rank.keeper import Keeper
+from mophpc.run.rank.program import Equipment, RankProgram
+from mophpc.run.rank.states import StateKeeper
 from mophpc.run.writer import Writer
 from mophpc.schedule import Plan
 from mophpc.schedule.orders import Orders, Promises, whole

@@ -13,9 +13,9 @@ from mophpc.errors import HopError, UnreachableError
 from mophpc.events import EventLog
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.hop.parcel import Outgoing, Parcel
-from mophpc.run import carrier as carrying
-from mophpc.run.arenas import ArenaPool
-from mophpc.run.carrier import Carrier
+from mophpc.run.rank import carrier as carrying
+from mophpc.run.rank.arenas import ArenaPool
+from mophpc.run.rank.carrier import Carrier
 from mophpc.schedule import make_plan, stops
 from mophpc.schedule.orders import whole
 

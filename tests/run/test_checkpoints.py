@@ -21,7 +21,7 @@ from mophpc.experiment import Device, Objective, load_experiment
 from mophpc.files import read_lines
 from mophpc.outputs import Checkpoints
 from mophpc.run.folder import RunFolder
-from mophpc.run.keeper import Keeper, best_epochs, tidy
+from mophpc.run.rank.keeper import Keeper, best_epochs, tidy
 from mophpc.run.writer import Writer
 from mophpc.search.space import Config
 from mophpc.train import weights

@@ -10,10 +10,10 @@ from run_testing import configs_of
 
 from mophpc.experiment import Experiment, Objective
 from mophpc.files import read_lines
-from mophpc.run.coordinator import Coordinator
 from mophpc.run.folder import RunFolder
-from mophpc.run.ledger import Ledger
 from mophpc.run.outcome import write_results
+from mophpc.run.rank0.coordinator import Coordinator
+from mophpc.run.rank0.ledger import Ledger
 from mophpc.schedule import from_json, make_plan, routes
 
 PLAN = make_plan("round-robin", num_configs=3, num_shards=2, num_ranks=2, num_epochs=2)

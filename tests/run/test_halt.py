@@ -23,11 +23,11 @@ from mophpc.files import read_lines
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.outputs import Checkpoints
 from mophpc.report.live import LiveView
-from mophpc.run import halt as halting
+from mophpc.run.faults import halt as halting
+from mophpc.run.faults.halt import Halt, Muster
+from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
-from mophpc.run.halt import Halt, Muster
 from mophpc.run.local import run_local
-from mophpc.run.stopping import StopFlag
 from mophpc.state_folder import batches_in
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,12 +38,12 @@ POINTS = {
     "batch": "mophpc.train.session:train_step",
     "evaluation": "mophpc.train.session:Session.evaluate",
     "state": "mophpc.train.state_file:StateCopy.write",
-    "hop": "mophpc.run.carrier:Outgoing.__init__",
+    "hop": "mophpc.run.rank.carrier:Outgoing.__init__",
     "arrival": "mophpc.hop.parcel:Incoming.parcel",
-    "orders": "mophpc.run.carrier:Carrier.tell",
-    "promise": "mophpc.run.journal:Journal.promise",
+    "orders": "mophpc.run.rank.carrier:Carrier.tell",
+    "promise": "mophpc.run.recovery.journal:Journal.promise",
     "end of a config": "mophpc.run.folder:RunFolder.write_manifest",
-    "end of a list": "mophpc.run.places:Sign.over",
+    "end of a list": "mophpc.run.faults.places:Sign.over",
 }
 SEARCHES = {
     "hyperband": {"method": "hyperband", "reduction": 2},

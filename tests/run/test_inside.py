@@ -19,7 +19,7 @@ from mophpc.files import write_whole
 from mophpc.report.results import read_results
 from mophpc.run.folder import RunFolder
 from mophpc.run.inside import FILES, FOLDERS, check_inside
-from mophpc.run.journal import Told
+from mophpc.run.recovery.journal import Told
 from mophpc.saved import load_run
 from mophpc.search.space import check_name
 from mophpc.state_folder import tensors_path

@@ -11,7 +11,7 @@ from test_local_run import make_store
 
 import mophpc
 from mophpc.errors import ExperimentError, RunError
-from mophpc.run import searching
+from mophpc.run.rank0 import searching
 from mophpc.search import Brief, Continue, Decision, Result, Start
 
 SPACE = {"lr": [0.01, 0.02], "width": [4]}

@@ -33,7 +33,7 @@ from mophpc.outputs import Checkpoints
 from mophpc.report.results import Results
 from mophpc.requests import Add, Clone, Stop
 from mophpc.run.folder import RunFolder
-from mophpc.run.lock import Lock
+from mophpc.run.recovery.lock import Lock
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -376,7 +376,7 @@ def test_two_runs_at_once_in_a_folder_are_refused(left, store):
 def test_two_states_of_a_config_are_kept_and_none_of_one_that_has_ended(
     tmp_path, store, monkeypatch
 ):
-    from mophpc.run import states
+    from mophpc.run.rank import states
 
     real, seen = states.prune, []
 

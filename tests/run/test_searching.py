@@ -7,7 +7,7 @@ import pytest
 import mophpc
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
-from mophpc.run.searching import Searching, begin_search
+from mophpc.run.rank0.searching import Searching, begin_search
 
 
 def nothing_fits(row):

@@ -14,8 +14,8 @@ from test_local_run import make_store, run
 
 import mophpc
 from mophpc.errors import RunError, RunFolderError
-from mophpc.run import status
-from mophpc.run.status import Progress, Row, StatusFile
+from mophpc.run.rank0 import status
+from mophpc.run.rank0.status import Progress, Row, StatusFile
 from mophpc.status_file import clock_text, read_status
 
 ROW = Row(0, "c000-lr=0.1", "training", 2, {"lr": 0.1}, {"valid_loss": 0.5}, 0.25, 1)

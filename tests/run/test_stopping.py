@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from mophpc.errors import InterruptError
-from mophpc.run.stopping import FORCED, SIGNALS, StopFlag
+from mophpc.run.faults.stopping import FORCED, SIGNALS, StopFlag
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_signal_is_noted_and_raised_by_the_next_check(number):
 def test_a_second_ctrl_c_ends_the_process_at_once():
     program = """
 import os, signal
-from mophpc.run.stopping import StopFlag
+from mophpc.run.faults.stopping import StopFlag
 with StopFlag():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)

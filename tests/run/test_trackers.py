@@ -32,7 +32,7 @@ from mophpc.experiment import Objective, load_experiment
 from mophpc.outputs import Track
 from mophpc.report.trackers import feed
 from mophpc.report.trackers.feed import Trackers, check_installed
-from mophpc.run.telling import Telling
+from mophpc.run.rank0.telling import Telling
 from mophpc.search.space import Config
 
 KEEPS = "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())"
@@ -370,7 +370,7 @@ def test_settings_are_checked(tmp_path):
 def test_without_progress_one_that_fails_is_still_said_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(feed, "check_installed", lambda track: None)
     monkeypatch.setattr(feed, "HOST", (sys.executable, "-c", RAISES))
-    monkeypatch.setattr("mophpc.run.claim.check_installed", lambda track: None)
+    monkeypatch.setattr("mophpc.run.rank0.claim.check_installed", lambda track: None)
     store = make_store(tmp_path, 2)
     run(tmp_path / "run", store, 2, track={"mlflow": "foo://bar"})
     err = capsys.readouterr().err

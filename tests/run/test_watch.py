@@ -15,11 +15,10 @@ import pytest
 
 from mophpc.errors import InterruptError, LostError, Place
 from mophpc.hop.local import LocalTransport, LocalWorld
-from mophpc.run import lookout
-from mophpc.run.folder import RunFolder
-from mophpc.run.hanging import Hanging, _neighbours
-from mophpc.run.loss import innermost, lost
-from mophpc.run.places import (
+from mophpc.run.faults import lookout
+from mophpc.run.faults.hanging import Hanging, _neighbours
+from mophpc.run.faults.loss import innermost, lost
+from mophpc.run.faults.places import (
     OVER,
     Sign,
     Whereabouts,
@@ -29,8 +28,9 @@ from mophpc.run.places import (
     read_place,
     read_places,
 )
-from mophpc.run.stopping import StopFlag
-from mophpc.run.watch import Watch
+from mophpc.run.faults.stopping import StopFlag
+from mophpc.run.faults.watch import Watch
+from mophpc.run.folder import RunFolder
 
 AT = Place(1, 2, "n1", "c003-lr=0.1", 4, 2)
 
@@ -248,7 +248,7 @@ def test_a_process_names_the_rank_that_ended_without_a_word(tmp_path: Path, stat
         told = replace(ranks[1][1], state=state, config="c003", epoch=4, shard=2)
         place_file(tmp_path, 1).write_text(json.dumps(asdict(told)))
         process = subprocess.Popen(
-            [sys.executable, "-m", "mophpc.run.lookout", str(tmp_path), "0"],
+            [sys.executable, "-m", "mophpc.run.faults.lookout", str(tmp_path), "0"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -21,7 +21,7 @@ def store(tmp_path):
 def quick_look(monkeypatch):
     """Rank 0 looks into the folder more often than once a second."""
     monkeypatch.setattr(
-        "mophpc.run.chief.RequestBox",
+        "mophpc.run.rank0.chief.RequestBox",
         lambda folder, warn: mophpc.requests.RequestBox(folder, warn, every_s=0.005),
     )
 

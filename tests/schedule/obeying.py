@@ -49,7 +49,7 @@ class Made:
 
 
 class Rank:
-    """Takes orders and makes visits, as `mophpc.run.carrier` and `mophpc.run.rank` do."""
+    """Takes orders and makes visits, as `mophpc.run.rank` does."""
 
     def __init__(self, world: World, rank: int) -> None:
         self._world = world

@@ -14,7 +14,7 @@ from mpi_launch import end, launched, mpirun
 from whole_testing import command, journal_is_whole
 
 from mophpc.files import read_lines
-from mophpc.run.places import read_places
+from mophpc.run.faults.places import read_places
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 

@@ -12,7 +12,7 @@ import pytest
 from mpi_launch import is_open_mpi, mpirun
 from whole_testing import command, journal_is_whole
 
-from mophpc.run.places import read_places
+from mophpc.run.faults.places import read_places
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 

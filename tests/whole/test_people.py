@@ -20,7 +20,7 @@ from whole_testing import command, complaint, local_run
 from mophpc import people
 from mophpc.errors import RunFolderError
 from mophpc.requests import RequestBox, Stop, Wish, describe, send
-from mophpc.run.status import Progress, Row, StatusFile
+from mophpc.run.rank0.status import Progress, Row, StatusFile
 from mophpc.status_file import clock_text, read_status
 
 Capture = pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ import pytest
 from mpi_launch import end, is_open_mpi, launched, mpirun
 from whole_testing import command, complaint, journal_is_whole
 
-from mophpc.run.places import read_place, read_places
+from mophpc.run.faults.places import read_place, read_places
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 

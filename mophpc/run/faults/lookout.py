@@ -1,8 +1,8 @@
 """A process beside the lowest rank of a host, which can still speak when all ranks were killed.
 
-`python -m mophpc.run.lookout RUN KILLS` gets its ranks as JSON on its standard input, and ends with
-the first of them. MPICH's launcher kills all ranks some milliseconds after one has died; and where
-a host has one rank only, nobody else can see how it ends.
+`python -m mophpc.run.faults.lookout RUN KILLS` gets its ranks as JSON on its standard input, and
+ends with the first of them. MPICH's launcher kills all ranks some milliseconds after one has died;
+and where a host has one rank only, nobody else can see how it ends.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from mophpc.files import write_json
 from mophpc.launcher import HYDRA, launched_ranks
-from mophpc.run.loss import lost, memory_kills
-from mophpc.run.places import RUNNING, Whereabouts, from_record, read_place
+from mophpc.run.faults.loss import lost, memory_kills
+from mophpc.run.faults.places import RUNNING, Whereabouts, from_record, read_place
 
 LEAVE_S = 0.3
 """The ranks that live may say it first."""
@@ -42,7 +42,7 @@ def start(run: Path, ranks: Sequence[Whereabouts]) -> subprocess.Popen[bytes] | 
     ours = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "SLURM_", "PALS_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-m", "mophpc.run.lookout", str(run), str(memory_kills())]
+    command = [sys.executable, "-m", "mophpc.run.faults.lookout", str(run), str(memory_kills())]
     try:
         found = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ, process_group=0

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO
 
 from mophpc.errors import LostError
+from mophpc.run.faults.loss import hangs, stalled
+from mophpc.run.faults.places import OVER, RUNNING, VISIT, WAIT, Sign, Whereabouts, read_place
 from mophpc.run.folder import RunFolder
-from mophpc.run.loss import hangs, stalled
-from mophpc.run.places import OVER, RUNNING, VISIT, WAIT, Sign, Whereabouts, read_place
 
 _PARTS = 10.0
 _LEAST_S, _MOST_S = 0.2, 1.0

@@ -16,7 +16,7 @@ from mophpc.errors import HopError, UnreachableError
 from mophpc.events import EventLog
 from mophpc.hop.parcel import Incoming, Outgoing, Parcel
 from mophpc.hop.transport import Buffer, Check, Transport, wait_until
-from mophpc.run.arenas import ArenaPool
+from mophpc.run.rank.arenas import ArenaPool
 from mophpc.schedule.orders import DROP, END, Link, Orders, StateCopy
 from mophpc.schedule.plan import Hop, Stop
 from mophpc.schedule.walk import ArenaQueue

@@ -7,20 +7,20 @@ from typing import Any
 
 from mophpc.experiment import Experiment
 from mophpc.requests import RequestBox
-from mophpc.run.coordinator import Coordinator
 from mophpc.run.costing import write_costs
-from mophpc.run.director import Director
-from mophpc.run.halt import Halt, Muster
-from mophpc.run.journal import Journal
-from mophpc.run.ledger import Ledger
-from mophpc.run.planner import Planner
+from mophpc.run.faults.halt import Halt, Muster
 from mophpc.run.ports import Tracking
-from mophpc.run.replayer import Replayer
-from mophpc.run.resume import Resumption
+from mophpc.run.rank0.coordinator import Coordinator
+from mophpc.run.rank0.director import Director
+from mophpc.run.rank0.ledger import Ledger
+from mophpc.run.rank0.planner import Planner
+from mophpc.run.rank0.replayer import Replayer
+from mophpc.run.rank0.searching import is_quick, said_if_long
+from mophpc.run.rank0.wishes import grant
+from mophpc.run.recovery.journal import Journal
+from mophpc.run.recovery.resume import Resumption
 from mophpc.run.rooms import Rooms
-from mophpc.run.searching import is_quick, said_if_long
 from mophpc.run.setup import Prepared
-from mophpc.run.wishes import grant
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.pool import Pool
 from mophpc.schedule.renewal import Renewal

@@ -12,12 +12,12 @@ from typing import Any
 from mophpc.errors import ExperimentError, MophpcError, Place, StateError
 from mophpc.events import PARTS, EventLog
 from mophpc.hop.parcel import Parcel
-from mophpc.run.carrier import Carrier
-from mophpc.run.halt import Halt
-from mophpc.run.keeper import Keeper
-from mophpc.run.places import Sign, own_whereabouts
+from mophpc.run.faults.halt import Halt
+from mophpc.run.faults.places import Sign, own_whereabouts
 from mophpc.run.ports import Rows, Session, Trainer
-from mophpc.run.states import StateKeeper
+from mophpc.run.rank.carrier import Carrier
+from mophpc.run.rank.keeper import Keeper
+from mophpc.run.rank.states import StateKeeper
 from mophpc.schedule.plan import Stop, Visit
 from mophpc.search.space import Config
 

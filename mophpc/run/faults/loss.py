@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mophpc.errors import LostError
-from mophpc.run.places import Whereabouts, is_stopped, realm
+from mophpc.run.faults.places import Whereabouts, is_stopped, realm
 
 _TAIL_BYTES = 65536
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.+)')

@@ -24,11 +24,10 @@ from mophpc.errors import InterruptError, LostError, Place, UnreachableError
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
-from mophpc.run import lookout
-from mophpc.run.folder import RunFolder
-from mophpc.run.hanging import Hanging
-from mophpc.run.loss import lost, memory_kills
-from mophpc.run.places import (
+from mophpc.run.faults import lookout
+from mophpc.run.faults.hanging import Hanging
+from mophpc.run.faults.loss import lost, memory_kills
+from mophpc.run.faults.places import (
     FAILED,
     RUNNING,
     Sign,
@@ -40,7 +39,8 @@ from mophpc.run.places import (
     place_file,
     read_place,
 )
-from mophpc.run.stopping import StopFlag
+from mophpc.run.faults.stopping import StopFlag
+from mophpc.run.folder import RunFolder
 
 GRACE_S = 3.0
 """The thread that trains may take so long to end the run; then this one does."""

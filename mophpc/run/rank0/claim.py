@@ -19,10 +19,10 @@ from mophpc.report.trackers.feed import check_installed
 from mophpc.run.folder import RunFolder
 from mophpc.run.inside import check_inside
 from mophpc.run.known import Known, Wanted
-from mophpc.run.lock import Lock
 from mophpc.run.planning import again_of, check_configs, read_plan, read_replay
-from mophpc.run.resume import has_begun, read_run
-from mophpc.run.searching import begin_search, is_directed
+from mophpc.run.rank0.searching import begin_search, is_directed
+from mophpc.run.recovery.lock import Lock
+from mophpc.run.recovery.resume import has_begun, read_run
 from mophpc.schedule import assign_shards
 from mophpc.schedule.plan import to_json
 from mophpc.search.space import name_configs

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mophpc.errors import RunFolderError, StateError
-from mophpc.run.differences import differences
 from mophpc.run.folder import RunFolder, read_settings
-from mophpc.run.journal import Told, read_journal
+from mophpc.run.recovery.differences import differences
+from mophpc.run.recovery.journal import Told, read_journal
 from mophpc.schedule.plan import Fork
 from mophpc.schedule.resume import Standing
 from mophpc.search.space import Config

@@ -14,11 +14,11 @@ from typing import Any
 from mophpc.experiment import Objective
 from mophpc.files import LineWriter
 from mophpc.run.folder import RunFolder
-from mophpc.run.ledger import Ledger
 from mophpc.run.ports import Tracking, View
-from mophpc.run.resume import Resumption
-from mophpc.run.status import Progress, Row, StatusFile
-from mophpc.run.telling import Telling
+from mophpc.run.rank0.ledger import Ledger
+from mophpc.run.rank0.status import Progress, Row, StatusFile
+from mophpc.run.rank0.telling import Telling
+from mophpc.run.recovery.resume import Resumption
 from mophpc.schedule.plan import Plan, to_json
 from mophpc.schedule.simulate import Prediction, predicted, time_left_s
 from mophpc.search.space import Config

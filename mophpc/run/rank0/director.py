@@ -16,9 +16,9 @@ from typing import Any
 from mophpc.dimensions import Value
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Objective
-from mophpc.run.ledger import Ledger
-from mophpc.run.planner import observed
-from mophpc.run.thought import Thought, make_up
+from mophpc.run.rank0.ledger import Ledger
+from mophpc.run.rank0.planner import observed
+from mophpc.run.rank0.thought import Thought, make_up
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan

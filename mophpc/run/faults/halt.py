@@ -14,7 +14,7 @@ from typing import Any
 from mophpc.errors import InterruptError, MophpcError, UnreachableError
 from mophpc.hop.records import RecordReceiver, RecordSender
 from mophpc.hop.transport import STOPS, Transport
-from mophpc.run.stopping import StopFlag
+from mophpc.run.faults.stopping import StopFlag
 
 Record = dict[str, Any]
 

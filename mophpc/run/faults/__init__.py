@@ -1,0 +1,1 @@
+"""Signals that stop a run, and ranks that are lost or hang."""

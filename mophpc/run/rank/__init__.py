@@ -1,0 +1,1 @@
+"""What each rank does: it walks its list of visits, and holds states of configs."""

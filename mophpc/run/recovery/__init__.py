@@ -1,0 +1,1 @@
+"""What is written down so that a run which was cut off goes on, and how it goes on."""
