@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import multiprocessing.context
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -185,3 +186,16 @@ def check(folder: Path, results: Results, epochs: int = 3, shards: int = 4) -> N
 def state_files(folder: Path) -> list[Path]:
     """Return the manifests of states, from the oldest to the newest of each config."""
     return sorted((folder / "states").glob("*/step-*.json"))
+
+
+def digests(results: Results) -> list[str]:
+    """Return those of all configs."""
+    return [row.state_sha256 for row in results.configs]
+
+
+def drawn_cut(rng: random.Random) -> Cut:
+    """Return some moment at which a run is cut off."""
+    point = rng.choice(list(POINTS))
+    call = rng.randint(1, 250) if point == "batch" else rng.choice([1, 2, rng.randint(3, 40)])
+    hows = ["before", "after", "half"] if point == "line" else ["before", "after"]
+    return Cut(point, call, rng.choice(hows))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
 from pathlib import Path
 
-import asking
 import pytest
 import tiny
-from asking import People, at_once, epochs
 from cutting import (
     KILLED,
-    POINTS,
     Cut,
     check,
     cut_off,
+    digests,
+    drawn_cut,
     experiment,
     resume,
     run,
@@ -31,7 +29,6 @@ from mophpc.experiment import Device
 from mophpc.files import read_lines
 from mophpc.outputs import Checkpoints
 from mophpc.report.results import Results
-from mophpc.requests import Add, Clone, Stop
 from mophpc.run.folder import RunFolder
 from mophpc.run.recovery.lock import Lock
 
@@ -39,16 +36,6 @@ pytestmark = pytest.mark.timeout(120)
 
 FIXED = {"schedule": mophpc.Schedule(policy="round-robin")}
 """Routes that do not depend on what was measured."""
-DRAWN = {"lr": mophpc.loguniform(1e-3, 1e-1), "width": [4, 6]}
-SEARCHES = {
-    "halving": {"method": "halving", "configs": 9, "reduction": 2},
-    "hyperband": {"method": "hyperband", "reduction": 2},
-    "asha": {"method": "asha", "configs": 9, "reduction": 2},
-    "population": {"method": "population", "configs": 4, "interval": 1, "explore": ["lr"]},
-    "tpe": {"method": "tpe", "configs": 6},
-    "patience": {"method": "random", "configs": 5, "patience": 1},
-    "median": {"method": "random", "configs": 6, "median": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +49,8 @@ def undisturbed(tmp_path_factory, store) -> Results:
     return run(tmp_path_factory.mktemp("whole") / "run", store, 2, **FIXED)
 
 
-def digests(results: Results) -> list[str]:
-    return [row.state_sha256 for row in results.configs]
-
-
 def shards(results: Results) -> list[list[tuple[int, int]]]:
     return [[(visit["epoch"], visit["shard"]) for visit in row.route] for row in results.configs]
-
-
-def drawn_cut(rng: random.Random) -> Cut:
-    point = rng.choice(list(POINTS))
-    call = rng.randint(1, 250) if point == "batch" else rng.choice([1, 2, rng.randint(3, 40)])
-    hows = ["before", "after", "half"] if point == "line" else ["before", "after"]
-    return Cut(point, call, rng.choice(hows))
 
 
 # Cut off anywhere, and resumed on other numbers of ranks.
@@ -445,92 +421,3 @@ def test_a_config_that_diverged_stays_so(tmp_path, store):
         check(folder, results)
         assert [row.status for row in results.configs] == [row.status for row in before.configs]
         assert digests(results) == digests(before)
-
-
-# Where configs are decided on.
-
-
-@pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("seed", range(2))
-def test_every_method_goes_on(tmp_path, store, name, seed):
-    rng = random.Random(f"{name} {seed}")
-    settings = {"search": mophpc.Search(**SEARCHES[name]), "space": DRAWN, "epochs": 4}
-    for number in range(1 + seed):
-        cut, goes_on = drawn_cut(rng), {"resume": True} if number else {}
-        status = cut_off(tmp_path / "run", store, rng.randint(1, 4), cut, **goes_on, **settings)
-        assert status in (0, KILLED)
-    results = resume(tmp_path / "run", store, rng.randint(1, 4), **settings)
-    check(tmp_path / "run", results, epochs=4)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_users_method_goes_on_whatever_it_decides(tmp_path, store, seed):
-    rng = random.Random(seed)
-    search = mophpc.Search(method=tiny.Whims, options={"seed": seed}, in_flight=4)
-    settings = {"search": search, "space": DRAWN, "epochs": 4, "build": tiny.fails_wide}
-    for number in range(1 + seed % 2):
-        cut, goes_on = drawn_cut(rng), {"resume": True} if number else {}
-        status = cut_off(tmp_path / "run", store, rng.randint(1, 4), cut, **goes_on, **settings)
-        assert status in (0, KILLED)
-    results = resume(tmp_path / "run", store, rng.randint(1, 4), **settings)
-    check(tmp_path / "run", results, epochs=4)
-    assert len(results.configs) == 8
-
-
-@pytest.mark.parametrize("name", ["halving", "hyperband", "population"])
-def test_a_method_decides_as_in_the_undisturbed_run_where_metrics_are_the_same(
-    tmp_path, store, name
-):
-    settings = {
-        "search": mophpc.Search(**SEARCHES[name]),
-        "space": DRAWN,
-        "epochs": 4,
-        "build": tiny.plain_metric,
-        "objective": mophpc.Objective(metric="told", mode="min"),
-    }
-    before = run(tmp_path / "a", store, 2, **settings)
-    cut = Cut("batch", 160)
-    assert cut_off(tmp_path / "run", store, 2, cut, **settings) == KILLED
-    results = resume(tmp_path / "run", store, 3, **settings)
-    check(tmp_path / "run", results, epochs=4)
-    assert outline(results) == outline(before)
-
-
-def outline(results: Results) -> list:
-    return [
-        (row.status, row.epochs, row.hyperparameters, row.final["told"], len(row.lineage))
-        for row in results.configs
-    ]
-
-
-@pytest.mark.parametrize("call", [150, 220])
-def test_a_copy_whose_source_went_on_is_made_again(tmp_path, store, call):
-    settings = {"search": mophpc.Search(**SEARCHES["population"]), "space": DRAWN, "epochs": 6}
-    assert cut_off(tmp_path / "run", store, 2, Cut("batch", call), **settings) == KILLED
-    for path in state_files(tmp_path / "run"):
-        if json.loads(path.read_text())["facts"].get("copied") or call == 220:
-            path.unlink()
-    results = resume(tmp_path / "run", store, 2, **settings)
-    check(tmp_path / "run", results, epochs=6)
-    assert any(row.lineage for row in results.configs)
-
-
-def test_what_people_asked_for_survives(tmp_path, store):
-    folder = tmp_path / "run"
-    plans = [
-        (at_once, Add(set={"lr": 0.02, "width": 5, "pause_s": 0.004})),
-        (epochs(0, 1), Clone(config="0", set={"lr": 0.005})),
-        (epochs(1, 1), Stop(config="1")),
-    ]
-    settings = {"build": asking.slow, "space": asking.SPACE, "epochs": 10}
-    settings["search"] = asking.searching("plain")
-    with People(folder, plans) as people:
-        assert cut_off(folder, store, 2, Cut("batch", 400), **settings) == KILLED
-    assert [answer.accepted for answer in people.answers()] == [True] * 3
-    results = resume(folder, store, 3, **settings)
-    check(folder, results, epochs=10)
-    assert len(results.configs) == 6
-    assert results.configs[1].status == "stopped"
-    by_lr = {row.hyperparameters["lr"]: row for row in results.configs}
-    assert by_lr[0.02].status == by_lr[0.005].status == "done"
-    assert by_lr[0.005].lineage[1]["source"] == 0
