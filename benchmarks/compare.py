@@ -27,21 +27,24 @@ import compare_data
 import compare_tables
 from common import Targets, machine
 from compare_model import SMALL_BATCH, configs
-from compare_tables import Outcome, count_lines
+from compare_tables import Outcome, count_functions, count_lines
 
 HERE = Path(__file__).resolve().parent
-SYSTEMS = {
-    # name: file in peers/, how it wants its data, whether a user writes the training loop
-    "mop": ("mop.py", "store", False),
-    "celery": ("celery_tasks.py", "copies", True),
-    "ray": ("ray_tune.py", "copies", True),
-    "dask": ("dask_futures.py", "copies", True),
-    "ddp": ("ddp.py", "parts", True),
-    "averaging": ("averaging.py", "parts", True),
-    "server": ("parameter_server.py", "parts", True),
+LOAD, TRAIN, EVALUATE, WHOLE = "load", "train_epoch", "evaluate", "train_config"
+SYSTEMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    # name: file in peers/, how it wants its data, functions of peers/loop.py that its user writes
+    "mop": ("mop.py", "store", ()),
+    "celery": ("celery_tasks.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "ray": ("ray_tune.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "dask": ("dask_futures.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "ddp": ("ddp.py", "parts", (LOAD, TRAIN, EVALUATE)),
+    "averaging": ("averaging.py", "parts", (LOAD, EVALUATE)),
+    "server": ("parameter_server.py", "parts", (LOAD, EVALUATE)),
 }
 ROWS = {"fashion": (60_000, 10_000), "criteo": (100_000, 20_000)}
-SMOKE_ROWS, SMOKE_TIMEOUT_S = (1024, 512), 300
+SMOKE_ROWS = (1024, 512)
+FULL: dict[str, Any] = {"ranks": [2, 4], "rounds": 5, "epochs": 3, "timeout": 3600}
+SMOKE: dict[str, Any] = {"ranks": [2], "rounds": 1, "epochs": 1, "timeout": 300}
 NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -51,21 +54,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", choices=list(ROWS), default="fashion")
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--ranks", type=int, nargs="+", help="2 4")
+    parser.add_argument("--rounds", type=int, help="5")
+    parser.add_argument("--epochs", type=int, help="3")
     parser.add_argument("--rows", type=int, help="training rows, by default all")
-    parser.add_argument("--timeout", type=int, default=3600, help="seconds for a system in a round")
+    parser.add_argument("--timeout", type=int, help="seconds for a system in a round, 3600")
     parser.add_argument("--csv", type=Path, help="write a row per round and system here")
     parser.add_argument("--keep", type=Path, help="keep data, logs and runs in this new folder")
-    parser.add_argument(
-        "--smoke", action="store_true", help="few rows, 4 configs, 1 epoch, 1 round"
-    )
+    parser.add_argument("--smoke", action="store_true", help="less of all that is not given")
     arguments = parser.parse_args()
-    if arguments.smoke:
-        arguments.epochs, arguments.rounds, arguments.ranks = 1, 1, arguments.ranks[:1]
-        arguments.timeout = SMOKE_TIMEOUT_S
+    for name, value in (SMOKE if arguments.smoke else FULL).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     return arguments
 
 
@@ -141,10 +142,10 @@ def one(
     system: str, known: dict[str, Any], spec: dict[str, Any], isolated: bool, timeout_s: int
 ) -> Outcome:
     """Run a system once and return what came of it, be it that it failed."""
-    script, layout, has_loop = SYSTEMS[system]
+    script, layout, of_loop = SYSTEMS[system]
     file, scratch = HERE / "peers" / script, Path(spec["scratch"])
     lines = count_lines(file.read_text())
-    lines += count_lines((HERE / "peers/loop.py").read_text()) if has_loop else 0
+    lines += count_functions((HERE / "peers/loop.py").read_text(), of_loop)
     stored = compare_data.storage(Path(spec["data"]), layout)
     facts = {**known, "system": system, "lines": lines, "storage_bytes": stored}
     scratch.mkdir()

@@ -47,10 +47,16 @@ third = 3
     assert tables.count_lines(text) == 3
 
 
+def test_lines_of_functions_are_counted_with_decorators(tables):
+    text = "@cache\ndef load():\n\n    # why\n    return 1\n\n\ndef other():\n    return 2\n"
+    assert tables.count_functions(text, ["load"]) == 3
+    assert tables.count_functions(text, ["load", "other"]) == 5
+
+
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "peers").glob("*.py")), ids=lambda f: f.name)
 def test_every_peer_says_what_its_user_writes(tables, file):
     lines = tables.count_lines(file.read_text())
-    assert lines > 0 or file.name == "driver.py"
+    assert lines > 0 or file.name in ("driver.py", "loop.py")
     assert len(file.read_text().splitlines()) < 300
 
 

@@ -1,8 +1,8 @@
 """Model averaging: PyTorch's PeriodicModelAverager over gloo, once per epoch.
 
-One config is trained after another. Each process trains on its own part of the rows with the config's own batch size, and the models'
-parameters are averaged after each epoch, and so are BatchNorm's statistics, which the averager
-leaves alone.
+One config is trained after another. Each process trains on its own part of the rows with the
+config's own batch size, and the models' parameters are averaged after each epoch, and so are
+BatchNorm's statistics, which the averager leaves alone.
 """
 
 from __future__ import annotations

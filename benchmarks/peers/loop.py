@@ -19,7 +19,6 @@ from mophpc import Task
 Data = dict[str, Tensor]
 
 
-# user: begin
 @cache
 def load(folder: str) -> Data:
     names = ("train_x", "train_y", "valid_x", "valid_y")
@@ -54,9 +53,6 @@ def train_config(
         train_epoch(task, data, task.batch_size)
         task.lr_scheduler.step()
         yield stamped(epoch, evaluate(task, data))
-
-
-# user: end
 
 
 def stamped(epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
