@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    print(machine() + "\n")
+    if arguments.keep and arguments.keep.exists():
+        sys.exit(f"--keep {arguments.keep}: it exists; name a folder that does not")
+    print(f"{machine()}; {peers()}\n")
     isolated = can_isolate()
     if not isolated:
         print(
@@ -91,6 +94,17 @@ def main() -> int:
         for ranks in arguments.ranks:
             missed |= compare(arguments, folder.resolve(), ranks, isolated)
     return int(missed)
+
+
+def peers() -> str:
+    """Return the versions of what the other systems need."""
+    found = []
+    for name in ("celery", "redis", "ray", "distributed"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
 
 
 def can_isolate() -> bool:
@@ -197,7 +211,8 @@ def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
     try:
         _, told = process.communicate(timeout=timeout_s + 60)
         if process.returncode != 0:
-            return f"exit status {process.returncode}: {told.strip().splitlines()[-1:]}"
+            last = told.strip().splitlines() or ["it said nothing"]
+            return f"exit status {process.returncode}: {last[-1]}"
         return ""
     except subprocess.TimeoutExpired:
         return f"it was not over {timeout_s + 60} s after its start"
