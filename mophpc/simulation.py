@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_VISITS = 100_000
 """A reality of so many takes minutes."""
+MOST_VISITS_UNRENEWED = 1_000_000
+"""The same where nothing is renewed."""
 MOST_DEVIATION = 3.0
 """Of logarithms: a config in twenty would be wrong by a factor of 400."""
 
@@ -44,6 +46,7 @@ class Simulation:
     jitter: float
     num_seeds: int
     rows: tuple[Row, ...]
+    renews: bool = True
 
     @property
     def heading(self) -> str:
@@ -57,6 +60,7 @@ class Simulation:
     def record(self) -> dict[str, Any]:
         """Return JSON values."""
         return self.case.sizes() | {
+            "lower_bound": self.case.bound_s,
             "noise": self.noise,
             "jitter": self.jitter,
             "seeds": self.num_seeds,
@@ -66,7 +70,13 @@ class Simulation:
 
 
 def simulate_as_asked(
-    asked: Asked, experiment: Path | None, *, noise: float, jitter: float, num_seeds: int
+    asked: Asked,
+    experiment: Path | None,
+    *,
+    noise: float,
+    jitter: float,
+    num_seeds: int,
+    renews: bool = True,
 ) -> Simulation:
     """Simulate what the command line asks for.
 
@@ -78,19 +88,26 @@ def simulate_as_asked(
         case = standalone_case(asked)
     else:
         case = experiment_case(load_experiment(experiment), asked)
-    if case.num_visits > MOST_VISITS:
+    most = MOST_VISITS if renews else MOST_VISITS_UNRENEWED
+    if case.num_visits > most:
+        more = f", or --no-renewal with up to {MOST_VISITS_UNRENEWED}" if renews else ""
         raise UserError(
-            f"configs x shards x epochs are {case.num_visits} visits; at most {MOST_VISITS} can "
-            "be simulated, so take fewer of one"
+            f"configs x shards x epochs are {case.num_visits} visits; at most {most} can "
+            f"be simulated, so take fewer of one{more}"
         )
     if case.bound_s == 0.0:
         raise UserError("all costs are 0, so that there is nothing to simulate; give other costs")
     found = forecast(case, ("balanced",))
     outcomes = simulate(
-        found.shown.plan, case.costs, noise=noise, jitter=jitter, num_seeds=num_seeds
+        found.shown.plan,
+        case.costs,
+        noise=noise,
+        jitter=jitter,
+        num_seeds=num_seeds,
+        renews=renews,
     )
     table = rows(follow(outcomes, num_seeds))
-    return Simulation(case, found.notes, noise, jitter, num_seeds, table)
+    return Simulation(case, found.notes, noise, jitter, num_seeds, table, renews)
 
 
 def check_deviations(noise: float, jitter: float) -> None:
@@ -108,7 +125,13 @@ def check_deviations(noise: float, jitter: float) -> None:
 
 
 def simulate(
-    plan: Plan, costs: Costs, *, noise: float, jitter: float, num_seeds: int
+    plan: Plan,
+    costs: Costs,
+    *,
+    noise: float,
+    jitter: float,
+    num_seeds: int,
+    renews: bool = True,
 ) -> Iterator[Outcome]:
     """Yield how the schedules do in each reality, in the order of seeds from 0.
 
@@ -118,8 +141,9 @@ def simulate(
         noise: standard deviation of the logarithm of each config's factor.
         jitter: the same, of each single visit's factor.
         num_seeds: realities.
+        renews: whether the plan with renewals is simulated, too.
     """
-    one = partial(_outcome, plan, costs, noise, jitter)
+    one = partial(_outcome, plan, costs, noise, jitter, renews)
     begin_s = time.perf_counter()
     yield one(0)
     took_s = time.perf_counter() - begin_s
@@ -134,9 +158,11 @@ def simulate(
         yield from pool.imap(one, rest)
 
 
-def _outcome(plan: Plan, costs: Costs, noise: float, jitter: float, seed: int) -> Outcome:
+def _outcome(
+    plan: Plan, costs: Costs, noise: float, jitter: float, renews: bool, seed: int
+) -> Outcome:
     reality = Reality.draw(costs, plan.num_epochs, noise=noise, jitter=jitter, seed=seed)
-    return compare(plan, costs, reality, seed=seed)
+    return compare(plan, costs, reality, seed=seed, renews=renews)
 
 
 def _cores() -> int:

@@ -103,6 +103,9 @@ def simulate(
     noise: Annotated[float, typer.Option(help="How wrong a config's costs are; 0.2: 20%.")] = 0.2,
     jitter: Annotated[float, typer.Option(help="How far single visits differ.")] = 0.03,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="How many realities.")] = 20,
+    renewal: Annotated[
+        bool, typer.Option(help="Simulate the plan with renewals, too, which takes far longer.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Show what wrong costs do to the plan, with and without renewal, and to other schedules.
@@ -123,10 +126,12 @@ def simulate(
         state_nbytes=state_bytes,
         rows=rows,
     )
-    found = simulate_as_asked(asked, experiment, noise=noise, jitter=jitter, num_seeds=seeds)
+    found = simulate_as_asked(
+        asked, experiment, noise=noise, jitter=jitter, num_seeds=seeds, renews=renewal
+    )
     if as_json:
         print(json.dumps(found.record(), indent=1))
     else:
         print(f"{found.heading}\n")
-        print_rows(found.rows)
+        print_rows(found.rows, found.case.unit)
         print("".join(f"\n{note}" for note in found.notes), end="\n" if found.notes else "")

@@ -28,18 +28,25 @@ def follow(outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
     )
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """Print a row per schedule; the best mean is bold."""
+def print_rows(rows: Sequence[Row], unit: str) -> None:
+    """Print a row per schedule; the best mean is bold.
+
+    Args:
+        rows: the rows.
+        unit: what a second of a makespan stands for.
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("schedule", no_wrap=True)
-    for name in ("mean", "worst", "renewals"):
+    # Without the backslash rich reads [s] as a style.
+    for name in ("mean", "worst", "renewals", f"makespan \\[{unit}]"):
         table.add_column(name, justify="right", no_wrap=True)
     best = min(row.mean for row in rows)
     for row in rows:
         renewals = f"{row.renewals:.1f}" if row.renewals else "-"
-        cells = (row.schedule, f"{row.mean:.3f}", f"{row.worst:.3f}", renewals)
+        ratios = (f"{row.mean:.3f}", f"{row.worst:.3f}")
+        cells = (row.schedule, *ratios, renewals, f"{row.makespan:,.6g}")
         table.add_row(*cells, style="bold green" if row.mean == best else None)
     Console(width=100, soft_wrap=True).print(table)

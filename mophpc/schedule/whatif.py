@@ -40,6 +40,8 @@ class Row:
     worst: float
     renewals: float
     """Mean number of renewals in a run."""
+    makespan: float
+    """Mean makespan, in seconds or what these stand for."""
 
 
 def what_if(
@@ -100,12 +102,20 @@ class Outcome:
     """How the schedules did in one reality."""
 
     ratios: tuple[float, ...]
-    """Makespan / lower bound of each of `SCHEDULES`."""
+    """Makespan / lower bound of each of `SCHEDULES`, without the last where nothing is renewed."""
     renewals: int
+    makespans_s: tuple[float, ...]
+    """As `ratios`."""
 
 
 def compare(
-    plan: Plan, believed: Costs, reality: Reality, *, seed: int, delay_s: float | None = None
+    plan: Plan,
+    believed: Costs,
+    reality: Reality,
+    *,
+    seed: int,
+    delay_s: float | None = None,
+    renews: bool = True,
 ) -> Outcome:
     """Let all schedules run in one reality.
 
@@ -116,28 +126,32 @@ def compare(
         seed: of random choices and of renewals.
         delay_s: from the beginning of a renewal to when the ranks have it; by default a small
             share of a mean stay.
+        renews: whether the plan with renewals is among them; it takes far longer than the others.
     """
     owners, num_ranks = plan.owners, plan.num_ranks
     if delay_s is None:
         delay_s = DELAY_SHARE * mean_stay(StayCosts.of(believed, owners, num_ranks))
     once = execute(plan, believed, reality, renew=False)
-    renewed = execute(plan, believed, reality, renew=True, seed=seed, delay_s=delay_s)
-    makespans_s = (
+    makespans_s: tuple[float, ...] = (
         lock_step(reality, owners, num_ranks),
         dynamic(reality, owners, num_ranks, believed, "random", seed),
         dynamic(reality, owners, num_ranks, believed, "longest", seed),
         once.makespan_s,
-        renewed.makespan_s,
     )
+    renewals = 0
+    if renews:
+        renewed = execute(plan, believed, reality, renew=True, seed=seed, delay_s=delay_s)
+        makespans_s, renewals = (*makespans_s, renewed.makespan_s), renewed.renewals
     bound_s = reality.bound(owners, num_ranks)
     ratios = tuple(span / bound_s if bound_s > 0.0 else 1.0 for span in makespans_s)
-    return Outcome(ratios, renewed.renewals)
+    return Outcome(ratios, renewals, makespans_s)
 
 
 def rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
-    """Summarize what schedules did in several realities, a row for each of `SCHEDULES`."""
+    """Summarize what schedules did in several realities, a row for each that was simulated."""
     ratios = np.array([outcome.ratios for outcome in outcomes])
     mean, worst = ratios.mean(axis=0).tolist(), ratios.max(axis=0).tolist()
+    spans = np.mean([outcome.makespans_s for outcome in outcomes], axis=0).tolist()
     renewals = [0.0] * (len(SCHEDULES) - 1)
     renewals.append(float(np.mean([outcome.renewals for outcome in outcomes])))
-    return tuple(map(Row, SCHEDULES, mean, worst, renewals))
+    return tuple(map(Row, SCHEDULES, mean, worst, renewals, spans))

@@ -189,7 +189,7 @@ def test_simulate(capsys: Capture, write_costs: Write) -> None:
     lines = out.splitlines()
     assert lines[0] == "6 configs, 3 shards, 3 ranks, 2 epochs: 36 visits; costs: equal"
     assert "3 realities that differ from these costs: noise 0.2, jitter 0.03" in lines[1]
-    assert lines[3].split() == ["schedule", "mean", "worst", "renewals"]
+    assert lines[3].split() == ["schedule", "mean", "worst", "renewals", "makespan", "[visits]"]
     assert [line.split("  ")[0] for line in lines[4:]] == [
         "lock-step rotation",
         "randomized greedy",
@@ -202,8 +202,32 @@ def test_simulate(capsys: Capture, write_costs: Write) -> None:
     assert all(1.0 - 1e-9 <= row["mean"] <= row["worst"] for row in found["rows"])
     found = record(capsys, "simulate", *sizes, "--noise", 0, "--jitter", 0)
     assert [row["worst"] for row in found["rows"]][-2:] == pytest.approx([1.0, 1.0])
+    assert [row["makespan"] for row in found["rows"]][-2:] == pytest.approx([12.0, 12.0])
+    assert found["lower_bound"] == pytest.approx(12.0)
     found = record(capsys, "simulate", "--ranks", 2, "--costs", write_costs(), "--seeds", 1)
     assert (found["unit"], found["num_configs"]) == ("s", 3)
+
+
+def test_simulate_without_renewals(capsys: Capture) -> None:
+    sizes = ["--configs", 6, "--ranks", 3, "--seeds", 2, "--costs", 2]
+    every = record(capsys, "simulate", *sizes)["rows"]
+    assert record(capsys, "simulate", *sizes, "--no-renewal")["rows"] == every[:-1]
+    status, out, _ = command(capsys, "simulate", *sizes, "--no-renewal")
+    assert (status, out.splitlines()[3].split()[-2:]) == (0, ["makespan", "[s]"])
+    many = ["simulate", "--configs", 30_000, "--ranks", 40, "--epochs", 1]
+    status, _, err = command(capsys, *many, "--no-renewal")
+    assert (status, "at most 1000000 can be simulated" in complaint(err)) == (2, True)
+    assert "or --no-renewal with up to 1000000" in complaint(command(capsys, *many)[2])
+
+
+def test_hops_lengthen_what_is_simulated(capsys: Capture) -> None:
+    words = ["simulate", "--configs", 2, "--ranks", 2, "--epochs", 1, "--costs", 8, "--seeds", 1]
+    words += ["--noise", 0, "--jitter", 0, "--state-bytes", 100]
+    slow, fast = (
+        record(capsys, *words, "--bandwidth", bandwidth)["rows"][-1]["makespan"]
+        for bandwidth in (100, 1e9)
+    )
+    assert (slow, fast) == pytest.approx((17.0, 16.0))
 
 
 def test_simulate_an_experiment(capsys: Capture, write_experiment: Write) -> None:
