@@ -369,18 +369,21 @@ def test_the_policy_lets_no_other_script_run_and_asks_for_no_network(page, made)
 @pytest.mark.slow
 def test_a_large_run(page, tmp_path):
     folder = write_run(tmp_path / "large", Shape(256, 50, 16, 50_000_000))
-    begin_s = time.process_time()  # other tests may share the machine
+    begin_s = time.process_time()  # other tests may share the machine, which may be any
+    for path in (folder / "events").iterdir():
+        json.loads("[" + ",".join(path.read_text().splitlines()) + "]")
+    parsed_s = time.process_time() - begin_s
     make_report(folder)
-    assert time.process_time() - begin_s < 10.0
+    assert time.process_time() - begin_s < 8.0 * parsed_s
     assert (folder / "report.html").stat().st_size < 5e6
     begin_s = time.monotonic()
     page.open(folder / "report.html")
-    assert time.monotonic() - begin_s < 10.0
+    assert time.monotonic() - begin_s < 20.0
     assert page.log() == []
     assert len(page.rows()) == 256
     page.run("document.getElementById('schedule').scrollIntoView()")
     begin_s = time.monotonic()
     for _ in range(16):
         page.click("#schedule-controls [title='Zoom in']")
-    assert (time.monotonic() - begin_s) / 16 < 0.5
+    assert (time.monotonic() - begin_s) / 16 < 1.0
     assert page.paints("#schedule-plot canvas") > 10
