@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from driver import HOST, Record, Spec, drive, free_port, running, wait_until
+from driver import HOST, Record, Spec, drive, free_port, listens, running, wait_until
 from loop import train_config
 from ray import tune
 
@@ -63,23 +63,13 @@ def servers(spec: Spec) -> Iterator[None]:
     other = [*node, f"--address={HOST}:{port}"]
     own = [{"COMPARE_DATA": spec.worker(k)} for k in range(spec.ranks)]
     with running(head, environments=own[:1]):
-        wait_until("Ray's head is not up", lambda: is_up(f"{HOST}:{port}"))
+        wait_until("Ray's head is not up", lambda: listens(port))
         with running(*[other] * (spec.ranks - 1), environments=own[1:]):
             ray.init(f"{HOST}:{port}", log_to_driver=False, logging_level="ERROR")
             enough = f"not all {spec.ranks} nodes of Ray are up"
             wait_until(enough, lambda: ray.cluster_resources().get("CPU", 0) >= spec.ranks)
             yield
             ray.shutdown()
-
-
-def is_up(address: str) -> bool:
-    """Return whether a head answers."""
-    from ray._raylet import GcsClient
-
-    try:
-        return bool(GcsClient(address=address).get_all_node_info(timeout=1))
-    except (ray.exceptions.RaySystemError, ray.exceptions.RpcError, RuntimeError):
-        return False
 
 
 if __name__ == "__main__":
