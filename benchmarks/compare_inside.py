@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 PERIOD_S = 0.5
+MOST_SAID = 200  # characters of a line of a log that make a row of a table
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -102,7 +103,7 @@ def main() -> int:
 def last_line(log: Path) -> str:
     """Return what the log says last."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")
+    return next((line[:MOST_SAID] for line in reversed(lines) if line), "it said nothing")
 
 
 if __name__ == "__main__":

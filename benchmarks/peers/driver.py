@@ -57,6 +57,12 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    """Return whether somebody listens on a port of the loopback interface."""
+    with socket.socket() as trial:
+        return trial.connect_ex((HOST, port)) == 0
+
+
 def no_servers(_: Spec) -> AbstractContextManager[None]:
     """Start nothing."""
     return nullcontext()

@@ -9,11 +9,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
-from driver import HOST, Record, Spec, drive, free_port, running, wait_until
+from driver import HOST, Record, Spec, drive, free_port, listens, running, wait_until
 from loop import train_config
 from ray import tune
 
@@ -62,24 +63,23 @@ def servers(spec: Spec) -> Iterator[None]:
     head += [f"--temp-dir={spec.scratch}/ray"]
     other = [*node, f"--address={HOST}:{port}"]
     own = [{"COMPARE_DATA": spec.worker(k)} for k in range(spec.ranks)]
-    with running(head, environments=own[:1]):
-        wait_until("Ray's head is not up", lambda: is_up(f"{HOST}:{port}"))
-        with running(*[other] * (spec.ranks - 1), environments=own[1:]):
-            ray.init(f"{HOST}:{port}", log_to_driver=False, logging_level="ERROR")
-            enough = f"not all {spec.ranks} nodes of Ray are up"
-            wait_until(enough, lambda: ray.cluster_resources().get("CPU", 0) >= spec.ranks)
-            yield
-            ray.shutdown()
+    with ExitStack() as nodes:
+        nodes.enter_context(running(head, environments=own[:1]))
+        wait_until("Ray's head is not up", lambda: listens(port))
+        ray.init(f"{HOST}:{port}", log_to_driver=False, logging_level="ERROR")
+        nodes.callback(ray.shutdown)
+        # One after another: nodes that start at once on a host take the same socket.
+        for count in range(1, spec.ranks + 1):
+            if count > 1:
+                nodes.enter_context(running(other, environments=own[count - 1 : count]))
+            what = f"node {count} of {spec.ranks} of Ray is not up"
+            wait_until(what, partial(has_cpus, count))
+        yield
 
 
-def is_up(address: str) -> bool:
-    """Return whether a head answers."""
-    from ray._raylet import GcsClient
-
-    try:
-        return bool(GcsClient(address=address).get_all_node_info(timeout=1))
-    except (ray.exceptions.RaySystemError, ray.exceptions.RpcError, RuntimeError):
-        return False
+def has_cpus(count: int) -> bool:
+    """Return whether the cluster has so many CPUs, one for each node."""
+    return bool(ray.cluster_resources().get("CPU", 0) >= count)
 
 
 if __name__ == "__main__":
