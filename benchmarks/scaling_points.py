@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -131,6 +132,7 @@ def measured(records: Sequence[Mapping[str, Any]]) -> Measured:
 def simulated_s(case: Case, known: Reference) -> float:
     """Return the makespan that the simulator gives a case, the mean of some realities."""
     visit_s = known.per_row_s * case.rows / case.ranks + known.overhead_s
+    visit_s *= math.exp(-(known.jitter**2) / 2)  # what is drawn has this mean, not this median
     costs = Costs.of(visit_s, case.configs, case.ranks, eval_s=known.eval_s)
     plan = make_plan(
         "balanced",

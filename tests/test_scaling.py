@@ -84,6 +84,12 @@ def test_a_simulation_from_the_fewest_ranks():
     assert known.work_s(points[-1].case) == pytest.approx(16 * 320 * 0.01)
 
 
+def test_jitter_makes_no_visit_longer_in_the_mean():
+    case = Case(WEAK, SLEEPING, 1, 400, 1, 10)
+    span = simulated_s(case, Reference(0.01, 0.0, 0.0, jitter=0.4, ranks=1))
+    assert span == pytest.approx(40.0, rel=0.03)  # 43.3 where the median is taken for the mean
+
+
 def test_a_fit_tells_visits_from_a_serial_share():
     cases = cases_of(STRONG) + cases_of(WEAK)
     work = [case.configs * case.rows * 0.01 for case in cases]
