@@ -1,0 +1,419 @@
+"""How mophpc scales: real training, sleeping visits with real hops, and the simulator.
+
+    python benchmarks/scaling.py --smoke
+    python benchmarks/scaling.py --csv scaling.csv --plot scaling.png [--rounds 3]
+
+strong   the same configs and data on 1 to 64 ranks
+weak     configs and data that both grow with the ranks, so that a rank's work grows, too
+
+Up to as many ranks as there are cores, a model is really trained. From there on, visits sleep
+instead, so that ranks without a core of their own make real hops, and what the runtime itself
+costs can be seen. The simulator goes on from there. What it knows are the runs on the fewest ranks
+of each part and kind: seconds per row, per visit and per evaluation, and how far visits differ.
+With that it predicts every other point; on the fewest ranks it only repeats what it was told.
+Printed are all points, a fit (cost per visit, serial share) and the targets.
+
+--csv is also where to go on: rounds that are in it are not run again. On a cluster:
+slurm/scaling.sbatch. Takes about two hours with 3 rounds on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import ROOT, Targets, events, machine, mophpc, run_experiment
+from scaling_plot import FORMATS, draw
+from scaling_points import (
+    SIMULATED,
+    SLEEPING,
+    STRONG,
+    TRAINING,
+    WEAK,
+    Case,
+    Point,
+    Reference,
+    fit,
+    from_csv,
+    measured,
+    row_of,
+    simulated_s,
+    to_csv,
+)
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+SIMULATED_RANKS = (128, 256)
+MOST_OVERHEAD_S, MOST_ERROR = 0.01, 0.05
+
+TOML = """
+build = "{root}/benchmarks/{build}"
+epochs = {epochs}
+seed = {seed}
+[data]
+store = "{store}"
+[space]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the experiments are."""
+
+    training_rows: int
+    """Of strong scaling; a rank's, in weak scaling, is a quarter of it."""
+    training_configs: int
+    """Of strong scaling, at least; four per rank in weak scaling."""
+    training_epochs: int
+    sleeping_rows: int
+    """Of a shard on the most ranks."""
+    sleep_s: float
+    """A visit on the most ranks."""
+
+
+FULL = Sizes(48_000, 8, 2, 40, 0.25)
+SMOKE = Sizes(4_000, 4, 1, 20, 0.1)
+
+
+def make_case(part: str, kind: str, ranks: int, most: int, sizes: Sizes) -> Case:
+    """Return the experiment of a part on some ranks.
+
+    Args:
+        part: strong or weak.
+        kind: training or sleeping.
+        ranks: how many.
+        most: the most ranks of this kind, for which strong scaling has two configs each.
+        sizes: how large experiments are.
+    """
+    if kind == TRAINING:
+        rows, epochs = sizes.training_rows, sizes.training_epochs
+        if part == STRONG:
+            return Case(part, kind, ranks, max(sizes.training_configs, 2 * most), epochs, rows)
+        return Case(part, kind, ranks, 4 * ranks, epochs, rows // 4 * ranks)
+    if part == STRONG:
+        return Case(part, kind, ranks, 2 * most, 1, sizes.sleeping_rows * most)
+    return Case(part, kind, ranks, 2 * ranks, 1, sizes.sleeping_rows * ranks)
+
+
+def cases(part: str, ranks: Sequence[int], cores: int, sizes: Sizes) -> list[Case]:
+    """Return all experiments of a part: training up to the cores, sleeping from there on."""
+    found = []
+    for kind in (TRAINING, SLEEPING):
+        own = [n for n in sorted(set(ranks)) if (n <= cores if kind == TRAINING else n >= cores)]
+        if kind == SLEEPING and own == [cores]:
+            continue  # all of it is trained
+        found += [make_case(part, kind, n, max(own), sizes) for n in own]
+    return found
+
+
+# --- runs
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where and how experiments run."""
+
+    folder: Path
+    sizes: Sizes
+    launcher: str | None
+
+    def run(self, case: Case, number: int) -> Point:
+        """Run a round of a case."""
+        store = self._store(case)
+        name = f"{case.part}-{case.kind}-{case.ranks}-{number}"
+        toml, out = self.folder / f"{name}.toml", self.folder / name
+        build = "overhead_model.py:build" if case.kind == TRAINING else "sleeping_model.py:build"
+        head = TOML.format(root=ROOT, build=build, epochs=case.epochs, seed=number, store=store)
+        toml.write_text(head + self._space(case))
+        again = 0
+        while out.exists():  # left by a run that was cut off
+            again += 1
+            out = self.folder / f"{name}-again-{again}"
+        self._start(toml, out, case.ranks)
+        kinds = ("visit", "eval")
+        records = [r for rank in events(out) for r in rank if r["kind"] in kinds]
+        return Point(case, number, measured(records))
+
+    def _start(self, toml: Path, out: Path, ranks: int) -> None:
+        if self.launcher is None:
+            run_experiment(toml, out, ranks)
+            return
+        words = shlex.split(self.launcher.format(ranks=ranks))
+        words += ["mophpc", "run", str(toml), "--out", str(out), "--progress", "off"]
+        done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            sys.exit(f"{shlex.join(words)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+    def _space(self, case: Case) -> str:
+        if case.kind == TRAINING:
+            rates = [0.001 * (1 + index / case.configs) for index in range(case.configs)]
+            return f"lr = {rates}\n"
+        # The names of configs must differ; visits do so by nothing that can be seen.
+        per_row_s = self.sizes.sleep_s / self.sizes.sleeping_rows
+        seconds = [per_row_s * case.rows * (1 + 1e-9 * index) for index in range(case.configs)]
+        return f"visit_s = {seconds}\nrows = [{case.rows}]\n"
+
+    def _store(self, case: Case) -> Path:
+        store = self.folder / f"{case.kind}-{case.rows}-{case.ranks}.zarr"
+        if store.exists():
+            return store
+        generator = np.random.default_rng(0)
+        shape = (512,) if case.kind == TRAINING else (8, 8)
+        x = generator.standard_normal((case.rows, *shape), dtype=np.float32)
+        y = generator.integers(0, 10, case.rows)
+        data = self.folder / "data.npz"
+        np.savez(data, x=x, y=y, x_valid=x[:20], y_valid=y[:20])
+        mophpc("prepare", str(data), str(store), "--shards", str(case.ranks))
+        data.unlink()
+        return store
+
+
+class Book:
+    """The points so far, in a file where there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.points: list[Point] = []
+        if path is not None and path.exists():
+            try:
+                self.points = from_csv(path.read_text())
+            except ValueError as error:
+                refuse(f"{path} {error}; name a file of this benchmark, or a new one")
+
+    def has(self, case: Case, number: int) -> bool:
+        """Return whether a round is there."""
+        for point in self.points:
+            own = point.case
+            if (own.part, own.kind, own.ranks) != (case.part, case.kind, case.ranks):
+                continue
+            if own != case:
+                refuse(
+                    f"{self.path} has {own}, and asked for is {case}; name a new file, or ask for "
+                    "the same --ranks, --cores and sizes"
+                )
+            if point.round == number:
+                return True
+        return False
+
+    def add(self, point: Point) -> None:
+        """Keep a point."""
+        self.points.append(point)
+        self.write([row_of(one) for one in self.points])
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the file whole."""
+        if self.path is not None:
+            draft = self.path.with_name(self.path.name + ".part")
+            draft.write_text(to_csv(rows))
+            os.replace(draft, self.path)
+
+
+def refuse(sentence: str) -> None:
+    print(f"scaling.py: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+# --- what follows from the points
+
+
+def summarize(points: Sequence[Point], further: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row per point, with the simulator's prediction, and rows that are only predicted."""
+    rows: list[dict[str, Any]] = []
+    for part in (STRONG, WEAK):
+        own = [point for point in points if point.case.part == part]
+        for kind in (TRAINING, SLEEPING):
+            mine = sorted(
+                (p for p in own if p.case.kind == kind), key=lambda p: (p.case.ranks, p.round)
+            )
+            if mine:
+                rows += _of_kind(mine)
+        if own:
+            rows += _beyond(own, further)
+    return rows
+
+
+def _of_kind(points: Sequence[Point]) -> list[dict[str, Any]]:
+    known, told, rows = Reference.of(points), {}, []
+    for point in points:
+        case, span = point.case, point.measured.makespan_s
+        if case not in told:
+            told[case] = simulated_s(case, known)
+        more = {"work_s": known.work_s(case), "predicted_s": told[case]}
+        rows.append(row_of(point) | more | {"error": told[case] / span - 1})
+    return rows
+
+
+def _beyond(points: Sequence[Point], further: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what the simulator says of more ranks, and of those that were measured."""
+    largest = max(points, key=lambda point: (point.case.ranks, point.case.kind)).case
+    own = [point for point in points if point.case.kind == largest.kind]
+    known, rows = Reference.of(own), []
+    most = largest.ranks
+    for ranks in sorted({point.case.ranks for point in own} | {n for n in further if n > most}):
+        times = ranks / most
+        case = replace(largest, kind=SIMULATED, ranks=ranks)
+        if largest.part == WEAK:
+            case = replace(
+                case, configs=round(largest.configs * times), rows=round(largest.rows * times)
+            )
+        more = {"work_s": known.work_s(case), "predicted_s": simulated_s(case, known)}
+        rows.append(asdict(case) | more)
+    return rows
+
+
+def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> bool:
+    """Print tables, fit and targets, and draw; return whether a target was missed."""
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["part"], row["kind"], row["ranks"]), []).append(row)
+    print(
+        "\n| part | kind | ranks | configs | makespan s | simulator s | off by | work per second, "
+        "over one rank's | overhead per visit ms |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    points = [_point(*key, own) for key, own in groups.items()]
+    for point in points:
+        print(_line(point), flush=True)
+    print()
+    for kind in (TRAINING, SLEEPING):
+        own = [point for point in points if point["kind"] == kind]
+        found = fit([p["case"] for p in own], [p["work_s"] for p in own], _spans(own))
+        told = "too few points for a fit" if found is None else str(found)
+        print(f"{kind}: makespan = computing x work / ranks + visits + serial x work: {told}")
+    if plot is not None:
+        kept = ("part", "kind", "ranks", "speedup")
+        draw([{name: point[name] for name in kept} for point in points], plot)
+    return judge(points)
+
+
+def _spans(points: Sequence[dict[str, Any]]) -> list[float]:
+    return [point["span_s"] for point in points]
+
+
+def _point(part: str, kind: str, ranks: int, own: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of a point's rounds."""
+    told, first = own[0]["predicted_s"], own[0]
+    span = told if kind == SIMULATED else statistics.median(row["makespan_s"] for row in own)
+    overhead = None if kind == SIMULATED else statistics.median(row["overhead_s"] for row in own)
+    return {
+        "part": part,
+        "kind": kind,
+        "ranks": ranks,
+        "case": Case(part, kind, ranks, first["configs"], first["epochs"], first["rows"]),
+        "work_s": first["work_s"],
+        "span_s": span,
+        "told_s": told,
+        "error": None if kind == SIMULATED else told / span - 1,
+        "overhead_s": overhead,
+        "speedup": first["work_s"] / span,
+    }
+
+
+def _line(point: dict[str, Any]) -> str:
+    case, is_real = point["case"], point["kind"] != SIMULATED
+    span = f"{point['span_s']:.2f}" if is_real else "-"
+    error = f"{point['error']:+.1%}" if is_real else "-"
+    overhead = f"{1000 * point['overhead_s']:.2f}" if is_real else "-"
+    return (
+        f"| {case.part} | {case.kind} | {case.ranks} | {case.configs} | {span} "
+        f"| {point['told_s']:.2f} | {error} | {point['speedup']:.2f} | {overhead} |"
+    )
+
+
+def judge(points: Sequence[dict[str, Any]]) -> bool:
+    """Print the targets; return whether one was missed."""
+    targets = Targets()
+    print("\n| what | target | measured | met |\n|---|---|---|---|")
+    sleeping = [point for point in points if point["kind"] == SLEEPING]
+    most = max((point["ranks"] for point in sleeping), default=0)
+    for point in sleeping:
+        if point["ranks"] == most:
+            targets.row(
+                f"{point['part']}, {most} sleeping ranks: overhead per visit",
+                f"{1000 * MOST_OVERHEAD_S:.0f} ms",
+                f"{1000 * point['overhead_s']:.2f} ms",
+                met=point["overhead_s"] <= MOST_OVERHEAD_S,
+            )
+    for point in points:
+        if point["error"] is not None:
+            targets.row(
+                f"{point['part']}, {point['kind']}, {point['ranks']} ranks: simulator / measured",
+                f"{MOST_ERROR:.0%} either way",
+                f"{point['error']:+.1%}",
+                met=abs(point["error"]) <= MOST_ERROR,
+            )
+    return targets.missed
+
+
+# --- the command
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is given; allowed: whole numbers from 1")
+    return int(text)
+
+
+def picture(text: str) -> Path:
+    if Path(text).suffix not in FORMATS:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is given; allowed: a file that ends in {', '.join(FORMATS)}"
+        )
+    return Path(text)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Callable[..., Any] = parser.add_argument
+    add("--part", nargs="+", choices=(STRONG, WEAK), default=[STRONG, WEAK])
+    add("--ranks", nargs="+", type=positive, help="1 to 64 by default")
+    add("--simulate", nargs="+", type=positive, help="further ranks; 128 and 256 by default")
+    add("--rounds", type=positive, default=1)
+    add("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="for real training")
+    add("--sleep", type=float, help="seconds of a sleeping visit on the most ranks")
+    add("--launcher", help="instead of mpirun, as in 'srun --mpi=pmix -n {ranks}'")
+    add("--keep", type=Path, help="keep stores and runs here; on a cluster, a shared folder")
+    add("--csv", type=Path, help="all points; rounds that are there are not run again")
+    add("--plot", type=picture, help="a .png or .svg file")
+    add("--smoke", action="store_true", help="small, on 1 to 4 ranks: does it work at all")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parse(words)
+    sizes = SMOKE if arguments.smoke else FULL
+    if arguments.sleep is not None:
+        sizes = replace(sizes, sleep_s=arguments.sleep)
+    ranks = arguments.ranks or ((1, 2, 4) if arguments.smoke else RANKS)
+    further = arguments.simulate or ((8, 16) if arguments.smoke else SIMULATED_RANKS)
+    print(machine(), flush=True)
+    book = Book(arguments.csv)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (arguments.keep or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(folder, sizes, arguments.launcher)
+        for number in range(arguments.rounds):
+            for part in arguments.part:
+                for case in cases(part, ranks, arguments.cores, sizes):
+                    if book.has(case, number):
+                        continue
+                    book.add(point := bench.run(case, number))
+                    print(f"{case}, round {number}: {point.measured}", file=sys.stderr, flush=True)
+    wanted = [point for point in book.points if point.case.part in arguments.part]
+    rows = summarize(wanted, further)
+    book.write(rows if len(wanted) == len(book.points) else summarize(book.points, further))
+    return int(report(rows, arguments.plot))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

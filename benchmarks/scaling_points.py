@@ -1,0 +1,230 @@
+"""What `scaling.py` measures at one number of ranks, what the simulator says of it, and the fit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from mophpc.schedule.costs import Costs
+from mophpc.schedule.execute import Reality, execute
+from mophpc.schedule.policies import make_plan
+
+STRONG, WEAK = "strong", "weak"
+TRAINING, SLEEPING, SIMULATED = "training", "sleeping", "simulated"
+SEEDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An experiment on some ranks, a shard for each."""
+
+    part: str
+    kind: str
+    ranks: int
+    configs: int
+    epochs: int
+    rows: int
+    """Of all shards together."""
+
+    @property
+    def visits_per_rank(self) -> int:
+        return self.configs * self.epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run took, in seconds."""
+
+    makespan_s: float
+    replayed_s: float
+    """The makespan if there were only visits and evaluations, in the same order."""
+    visit_s: float
+    """Mean of all visits."""
+    visit_sd: float
+    """Standard deviation of their logarithms; all configs cost the same here."""
+    eval_s: float
+    """Mean of all evaluations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A round of a case."""
+
+    case: Case
+    round: int
+    measured: Measured
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds per visit in which nothing is trained or evaluated, though it could be."""
+        lost_s = self.measured.makespan_s - self.measured.replayed_s
+        return lost_s / self.case.visits_per_rank
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the simulator knows: the runs of one kind and part on the fewest ranks."""
+
+    per_row_s: float
+    overhead_s: float
+    """Per visit."""
+    eval_s: float
+    jitter: float
+    ranks: int
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> Reference:
+        """Take the medians of the points on the fewest ranks."""
+        least = min(point.case.ranks for point in points)
+        own = [point for point in points if point.case.ranks == least]
+        return cls(
+            statistics.median(p.measured.visit_s * least / p.case.rows for p in own),
+            max(0.0, statistics.median(p.overhead_s for p in own)),
+            statistics.median(p.measured.eval_s for p in own),
+            statistics.median(p.measured.visit_sd for p in own),
+            least,
+        )
+
+    def work_s(self, case: Case) -> float:
+        """Return what all visits of a case take on one rank, with nothing in between."""
+        return case.configs * case.epochs * case.rows * self.per_row_s
+
+
+def replayed_s(records: Iterable[Mapping[str, Any]]) -> float:
+    """Return the makespan of a run's visits and evaluations if nothing else took any time.
+
+    Args:
+        records: the run's events `visit` and `eval`, of all ranks.
+    """
+    rank_free: dict[int, float] = {}
+    config_free: dict[int, float] = {}
+    for record in sorted(records, key=lambda record: float(record["start"])):
+        rank, config = record["rank"], record["config"]
+        begin = max(rank_free.get(rank, 0.0), config_free.get(config, 0.0))
+        rank_free[rank] = config_free[config] = begin + record["end"] - record["start"]
+    return max(rank_free.values(), default=0.0)
+
+
+def measured(records: Sequence[Mapping[str, Any]]) -> Measured:
+    """Summarize a run's events `visit` and `eval`, of all ranks."""
+    took = {
+        kind: np.array([r["end"] - r["start"] for r in records if r["kind"] == kind])
+        for kind in ("visit", "eval")
+    }
+    begin = min(r["start"] for r in records)
+    return Measured(
+        max(r["end"] for r in records) - begin,
+        replayed_s(records),
+        float(took["visit"].mean()),
+        float(np.log(took["visit"]).std()),
+        float(took["eval"].mean()) if took["eval"].size else 0.0,
+    )
+
+
+def simulated_s(case: Case, known: Reference) -> float:
+    """Return the makespan that the simulator gives a case, the mean of some realities."""
+    visit_s = known.per_row_s * case.rows / case.ranks + known.overhead_s
+    visit_s *= math.exp(-(known.jitter**2) / 2)  # what is drawn has this mean, not this median
+    costs = Costs.of(visit_s, case.configs, case.ranks, eval_s=known.eval_s)
+    plan = make_plan(
+        "balanced",
+        num_configs=case.configs,
+        num_shards=case.ranks,
+        num_ranks=case.ranks,
+        num_epochs=case.epochs,
+        costs=costs,
+    )
+    spans = []
+    for seed in range(SEEDS):
+        reality = Reality.draw(costs, case.epochs, noise=0.0, jitter=known.jitter, seed=seed)
+        spans.append(execute(plan, costs, reality, renew=False).makespan_s)
+    return statistics.mean(spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """makespan = factor x work / ranks + visit_s x visits per rank + serial x work."""
+
+    factor: float
+    visit_s: float | None
+    """None where the points do not tell it apart from a serial share."""
+    serial: float
+
+    def __str__(self) -> str:
+        visit = "not told apart" if self.visit_s is None else f"{1000 * self.visit_s:.2f} ms"
+        return (
+            f"computing x {self.factor:.4f}, cost per visit {visit}, serial share {self.serial:.3%}"
+        )
+
+
+def fit(cases: Sequence[Case], work_s: Sequence[float], makespan_s: Sequence[float]) -> Fit | None:
+    """Fit makespans by non-negative least squares of their relative errors.
+
+    Strong scaling alone cannot tell a cost per visit from a serial share, since each rank makes
+    all configs' visits whatever their number; then the serial share holds both.
+
+    Returns:
+        The fit; None where there are fewer points than unknowns.
+    """
+    work, span = np.array(work_s, np.float64), np.array(makespan_s, np.float64)
+    ranks = np.array([case.ranks for case in cases], np.float64)
+    visits = np.array([case.visits_per_rank for case in cases], np.float64)
+    columns = np.stack([work / ranks, work, visits], axis=1) / span[:, None]
+    size = np.linalg.norm(columns, axis=0)
+    whole = np.linalg.matrix_rank(columns / size, tol=1e-6) == 3
+    used = columns if whole else columns[:, :2]
+    if np.linalg.matrix_rank(used / size[: used.shape[1]], tol=1e-6) < used.shape[1]:
+        return None
+    found, _ = nnls(used / size[: used.shape[1]], np.ones(len(span)))
+    found = found / size[: used.shape[1]]
+    visit_s = float(found[2]) if whole else None
+    return Fit(float(found[0]), visit_s, float(found[1]))
+
+
+# --- the CSV
+
+_CASE = [field.name for field in fields(Case)]
+_MEASURED = [field.name for field in fields(Measured)]
+COLUMNS = [*_CASE, "round", *_MEASURED, "overhead_s", "work_s", "predicted_s", "error"]
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as a CSV file; what a row lacks stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Point]:
+    """Return the measured points of a CSV file.
+
+    Raises:
+        ValueError: it is not one of `to_csv`.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    if reader.fieldnames != COLUMNS:
+        raise ValueError(f"has the columns {reader.fieldnames}; expected {COLUMNS}")
+    found = []
+    for row in reader:
+        if row["makespan_s"]:
+            case = Case(row["part"], row["kind"], *(int(row[name]) for name in _CASE[2:]))
+            took = Measured(*(float(row[name]) for name in _MEASURED))
+            found.append(Point(case, int(row["round"]), took))
+    return found
+
+
+def row_of(point: Point) -> dict[str, Any]:
+    """Return a point as a row of the CSV."""
+    more = {"round": point.round, "overhead_s": point.overhead_s}
+    return asdict(point.case) | asdict(point.measured) | more
