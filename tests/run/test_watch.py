@@ -210,6 +210,26 @@ def test_a_neighbour_that_shows_no_sign_is_named(tmp_path: Path) -> None:
     assert "config c003-lr=0.1, epoch 4, shard 2: it hangs: no minibatch for" in str(found[0])
 
 
+def test_a_rank_that_was_suspended_is_not_blamed_for_that(tmp_path: Path) -> None:
+    sign = Sign(own_whereabouts(0, 1))
+    sign.hang_s = 0.4
+    sign.open(tmp_path)
+    sign.at(AT)
+    sign.batches += 1
+    hanging = Hanging(sign, [sign.own], folder_of(tmp_path), 0.4)
+    try:
+        with sign.visits():
+            sign.batches += 1
+            time.sleep(0.25)
+            assert hanging.look() is None
+            time.sleep(1.0)  # as after SIGSTOP and SIGCONT: nobody could look meanwhile
+            assert hanging.look() is None
+            found = watched(hanging)  # and then it may hang as well
+    finally:
+        hanging.close()
+    assert "it hangs: no minibatch for" in str(found[0])
+
+
 def test_ranks_that_wait_for_each_other_are_told_so(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     signs = [Sign(own_whereabouts(rank, 2)) for rank in range(2)]

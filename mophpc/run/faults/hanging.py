@@ -21,6 +21,8 @@ from mophpc.run.folder import RunFolder
 _PARTS = 10.0
 _LEAST_S, _MOST_S = 0.2, 1.0
 _MOST_BEAT_S = 5.0
+_SLEPT = 0.3
+"""When nobody could look for this part of the limit, the process was suspended, as by Ctrl-Z."""
 
 
 class Hanging:
@@ -67,9 +69,12 @@ class Hanging:
     def look(self) -> tuple[LostError, Whereabouts] | None:
         """Return what is to be said of a rank that hangs, and where it is."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < 0.8 * self.pause_s:
+        unseen_s = now_s - self._looked_s
+        if unseen_s < 0.8 * self.pause_s:
             return None
         self._looked_s = now_s
+        if unseen_s > _SLEPT * self._hang_s + self.pause_s:  # minibatches stood still as well
+            self._news_s += unseen_s
         own = self._look_at_own(now_s)
         if own is not None or now_s - self._beaten_s < self._beat_s:
             return own
