@@ -49,11 +49,11 @@ fi
 [[ -z "$plain" ]] || bash launch/chromium.sh
 bash launch/slurm.sh
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
-if [[ -n "$plain" ]]; then
-  check "plain tests" timeout --foreground -k 10 1800 python -m pytest -q -m "not mpi"
-else
-  check "tests that start mpirun" timeout --foreground -k 10 1800 python -m pytest -q -m launch
-fi
+# A file's tests share what they have made, so a file stays with one of the two workers. Tests that
+# start mpirun look at how long ranks take to notice something, and have the cores to themselves.
+[[ -z "$plain" ]] || check "plain tests" timeout --foreground -k 10 1800 \
+  python -m pytest -q -n 2 --dist loadfile -m "not mpi and not launch"
+check "tests that start mpirun" timeout --foreground -k 10 1800 python -m pytest -q -m launch
 for ranks in 2 4; do
   MOPHPC_TIMEOUT=600 check "MPI tests, $ranks ranks" \
     mpirun_ranks "$ranks" python -m pytest --with-mpi -m mpi tests
