@@ -27,3 +27,6 @@ def test_planned_makespans_meet_their_targets():
     # Seconds are the machine's, which other tests may share: they are not looked at here.
     assert len(makespans) == 4
     assert all(row.endswith("| yes |") for row in makespans), done.stdout
+    missed = [row for row in done.stdout.splitlines() if "**no**" in row]
+    assert all(row.startswith("| planning s") for row in missed), done.stdout
+    assert done.returncode == int(bool(missed)), done.stdout + done.stderr

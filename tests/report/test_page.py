@@ -378,12 +378,12 @@ def test_a_large_run(page, tmp_path):
     assert (folder / "report.html").stat().st_size < 5e6
     begin_s = time.monotonic()
     page.open(folder / "report.html")
-    assert time.monotonic() - begin_s < 20.0
+    assert time.monotonic() - begin_s < 10.0
     assert page.log() == []
     assert len(page.rows()) == 256
     page.run("document.getElementById('schedule').scrollIntoView()")
     begin_s = time.monotonic()
     for _ in range(16):
         page.click("#schedule-controls [title='Zoom in']")
-    assert (time.monotonic() - begin_s) / 16 < 1.0
+    assert (time.monotonic() - begin_s) / 16 < 0.5
     assert page.paints("#schedule-plot canvas") > 10
