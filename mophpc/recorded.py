@@ -30,7 +30,9 @@ def read_rows(run: Path) -> list[Row]:
     if not (run / "experiment.toml").is_file():
         raise RunFolderError(f"'{run}' holds no run; give the folder that 'mophpc run' made")
     if not (run / "results.json").is_file():
-        raise RunFolderError(f"the run in '{run}' did not end; it has no results to verify")
+        raise RunFolderError(
+            f"the run in '{run}' did not end: there are no results to verify; go on with --resume"
+        )
     path = run / "results.json"
     try:
         rows = list(json.loads(path.read_text(encoding="utf-8"))["configs"])

@@ -129,6 +129,14 @@ class MpiTransport:
         _leads = found.rank == 0
         return found
 
+    def launched_as(self) -> list[int]:
+        """Return by rank what its number was in MPI_COMM_WORLD."""
+        own, world = self._comms[0].Get_group(), MPI.COMM_WORLD.Get_group()
+        found = MPI.Group.Translate_ranks(own, None, world)
+        own.Free()
+        world.Free()
+        return list(found)
+
     def _revoke(self) -> None:
         for comm in self._comms:
             with contextlib.suppress(MPI.Exception):

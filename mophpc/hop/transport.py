@@ -56,6 +56,9 @@ class Transport(Protocol):
     def survivors(self) -> Transport:
         """Collective among the ranks that live. Return the transport that connects them."""
 
+    def launched_as(self) -> list[int]:
+        """Return by rank what its number was at the launch."""
+
     def abort(self, status: int) -> None:
         """End all ranks of the run with an exit status; may not return."""
 

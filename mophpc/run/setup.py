@@ -155,7 +155,7 @@ def find_states(
     if known.resumption is not None:
         for states, damaged in found:
             for text in damaged:
-                rooms.view.warn(f"note: {text}; the state before it is used")
+                rooms.view.warn(f"note: {text}")
             known.resumption.take_states(states)
     resumption = known.resumption
     group.attempt(lambda: None if resumption is None else resumption.find_copies(rooms.folder))

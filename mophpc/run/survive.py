@@ -45,6 +45,7 @@ def run_rank(
     if not wanted.survive:
         return attend(experiment, folder, transport, view, stop, chosen, wanted=wanted, turn=turn)
     check_survival(experiment, transport)
+    launched = transport.launched_as()
     while True:
         said, results = "a rank has died", None
         try:
@@ -67,8 +68,12 @@ def run_rank(
         stop.go_on()
         wanted = replace(wanted, resume=True, is_recovery=True)
         if transport.rank == 0:
-            took_s = time.monotonic() - begin_s
-            view.warn(f"mophpc: {said}; {transport.size} go on, connected in {took_s:.2g} s")
+            took_s, now = time.monotonic() - begin_s, transport.launched_as()
+            gone = ", ".join(str(rank) for rank in launched if rank not in now)
+            view.warn(
+                f"mophpc: {said}; {transport.size} go on, connected in {took_s:.2g} s; they are "
+                f"numbered anew, without {gone} of the {len(launched)} that were launched"
+            )
 
 
 def check_survival(experiment: Experiment, transport: Transport) -> None:

@@ -257,6 +257,19 @@ def test_of_a_damaged_state_the_one_before_is_used(left, store, undisturbed, cap
     assert digests(results) == digests(undisturbed)
 
 
+def test_where_no_state_is_left_that_is_said(left, store, undisturbed, capsys):
+    for path in state_files(left):
+        if path.parent.name.startswith("c001"):
+            damage(path, "bit")
+    capsys.readouterr()
+    results = lines(left, store)
+    said = capsys.readouterr().err
+    assert re.search(r"; c001\S* has none before it: it begins", said)
+    assert "the state before it is used" not in said
+    check(left, results)
+    assert digests(results) == digests(undisturbed)
+
+
 def lines(folder: Path, store: Path, ranks: int = 2) -> Results:
     """Go on, with what is told on the screen."""
     found = experiment(store, **FIXED)

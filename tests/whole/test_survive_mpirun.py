@@ -70,6 +70,10 @@ def is_there(run: Path, rank: int, num_ranks: int) -> bool:
     return where is not None and where.num_ranks == num_ranks and not where.is_gone
 
 
+GONE = {1: "2", 2: "0, 1"}
+"""Ranks that are lost in the end, by their numbers at the launch, by how many deaths there were."""
+
+
 @needs_ulfm
 @pytest.mark.parametrize(
     ("ranks", "deaths"),
@@ -84,6 +88,7 @@ def test_ranks_go_on_without_one_that_was_killed(
     err = killed_run(monkeypatch, toml, run, ranks, deaths)
     said = re.findall(r"mophpc: rank \d of (\d).*?(\d) go on, connected in", err)
     assert said == [(str(ranks - i), str(ranks - i - 1)) for i in range(len(deaths))], err
+    assert re.search(rf"without {GONE[len(deaths)]} of the {ranks} that were launched", err), err
     rows = json.loads((run / "results.json").read_text())["configs"]
     assert [row["status"] for row in rows] == ["done"] * 4
     assert [row["epochs"] for row in rows] == [4] * 4

@@ -344,7 +344,7 @@ def _is_sound(path: Path) -> bool:
 def sound_states(
     folder: RunFolder, configs: Sequence[Config], mine: Sequence[int], told: Sequence[int]
 ) -> tuple[list[list[Any]], list[str]]:
-    """Return [config, step, batches, facts] of states, and what is damaged.
+    """Return [config, step, batches, facts] of states, and sentences about what is damaged.
 
     Of each config the newest that is sound comes first; those before it are not looked at further.
 
@@ -356,20 +356,30 @@ def sound_states(
             ready for a later one.
     """
     found: list[list[Any]] = []
-    damaged: list[str] = []
+    sentences: list[str] = []
     for config_id in mine:
-        for step, path in reversed(list_states(folder.states(configs[config_id]))):
-            if step > told[config_id]:
-                damaged.append(f"'{path}' is of a visit that the run's journal does not know")
-                continue
-            is_first = not found or found[-1][0] != config_id
-            try:
-                if is_first:
-                    check_state(path)
-                facts = read_manifest(path)["facts"]
-            except (StateError, RunFolderError, OSError) as error:
-                if is_first:
-                    damaged.append(str(error))
-                continue
-            found.append([config_id, step, batches_in(path), facts])
+        own, damaged = _sound_states_of(folder.states(configs[config_id]), told[config_id])
+        found += [[config_id, *state] for state in own]
+        name = configs[config_id].name
+        instead = "the state before it is used" if own else f"{name} has none before it: it begins"
+        sentences += [f"{text}; {instead}" for text in damaged]
+    return found, sentences
+
+
+def _sound_states_of(states: Path, told: int) -> tuple[list[list[Any]], list[str]]:
+    found: list[list[Any]] = []
+    damaged: list[str] = []
+    for step, path in reversed(list_states(states)):
+        if step > told:
+            damaged.append(f"'{path}' is of a visit that the run's journal does not know")
+            continue
+        try:
+            if not found:
+                check_state(path)
+            facts = read_manifest(path)["facts"]
+        except (StateError, RunFolderError, OSError) as error:
+            if not found:
+                damaged.append(str(error))
+            continue
+        found.append([step, batches_in(path), facts])
     return found, damaged
