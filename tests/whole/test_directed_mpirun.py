@@ -54,6 +54,7 @@ def rows_of(run: Path) -> list[dict]:
     return json.loads((run / "results.json").read_text())["configs"]
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", SEARCHES)
 def test_verified_and_walked_again(
@@ -94,6 +95,7 @@ def hops_after_copies(run: Path) -> int:
     )
 
 
+@pytest.mark.any_mpi
 def test_copies_lie_on_other_ranks_than_what_they_replace(store: Path, tmp_path: Path) -> None:
     search = SEARCHES["population"].replace("configs = 6", "configs = 8")
     toml = write(tmp_path, store, search)
@@ -122,15 +124,18 @@ def mophpc(*words: object) -> str:
     return done.stdout
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("search", ["", 'method = "asha"\nreduction = 2\n'])
 def test_people(capsys: Capture, store: Path, tmp_path: Path, search: str) -> None:
     """Stop, clone and add through the command line while the run goes on."""
-    toml, run = write(tmp_path, store, f"{search}configs = 3", "unhurried"), tmp_path / "run"
-    process = launched(2, "mophpc", "run", toml, "--out", run)
+    toml, run = write(tmp_path, store, f"{search}configs = 3", "held"), tmp_path / "run"
+    (hold := tmp_path / "hold").touch()  # three configs would have ended before Python starts
+    process = launched(2, "mophpc", "run", toml, "--out", run, env={"HOLD": str(hold)})
     try:
         wait_for(run, 3, process)
-        added = mophpc("add", run, "--set", "lr=0.02", "--set", "width=4", "--epochs", 1)
         cloned = mophpc("clone", run, "2", "--set", "lr=0.005", "--fresh", "--epochs", 99)
+        hold.unlink()
+        added = mophpc("add", run, "--set", "lr=0.02", "--set", "width=4", "--epochs", 1)
         clone = cloned.partition("-")[0]
         wait_for(run, int(clone[1:]) + 1, process)
         stopped = mophpc("stop", run, clone)

@@ -182,6 +182,18 @@ def unhurried(config: Mapping[str, Any]) -> Task:
     return task
 
 
+def held(config: Mapping[str, Any]) -> Task:
+    """Half a second per batch for as long as the file exists that $HOLD names."""
+    task, hold = build(config), os.environ.get("HOLD")
+
+    def transform(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        time.sleep(0.5 if hold and os.path.exists(hold) else 0.03)
+        return batch
+
+    task.batch_transform = transform
+    return task
+
+
 def two_lines(config: Mapping[str, Any]) -> Task:
     """User code that raises a message of two lines, after the probe."""
     task = build(config)
