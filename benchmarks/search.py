@@ -43,8 +43,9 @@ SEARCHES = {
     "halving": 'method = "halving"\nsampler = "grid"',
     "hyperband": 'method = "hyperband"',
 }
-SLEEPS, EQUAL = "{ uniform = [0.03, 0.09] }", "{ uniform = [0.06, 0.060001] }"
-"""Seconds of a visit: three times as long for some as for others, and as good as equal."""
+SLEEPS, EQUAL = "{ uniform = [0.1, 0.3] }", "{ uniform = [0.2, 0.200001] }"
+"""Seconds of a visit: three times as long for some as for others, and as good as equal. A visit
+needs some 20 ms of a slow core besides: shorter ones would keep two cores busy from 8 ranks."""
 
 
 class Rounds:
