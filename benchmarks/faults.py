@@ -314,6 +314,8 @@ def cost(setting: Setting) -> None:
             run_experiment(toml, run, 2)
             took[states] = makespan(run)
         ratios.append(took["epoch"] / took["off"] - 1)
+        text = f"round {number}: {took['epoch']:.2f} s, {took['off']:.2f} s without"
+        print(text, file=sys.stderr, flush=True)
     met = statistics.median(ratios) <= 0.02
     name = f"states each epoch: more of the makespan, {setting.rounds} rounds"
     setting.targets.row(name, "0.02", spread(ratios), met=met)
