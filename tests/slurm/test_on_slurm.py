@@ -49,7 +49,6 @@ def test_several_ranks_and_gpus_per_node_and_staging_by_srun(submit, capsys, tmp
     assert any(stage.rglob("*")), "nothing was staged"
 
 
-@pytest.mark.any_mpi
 def test_an_array_makes_the_run_several_times(submit):
     submitted = submit("--mpi", srun(), "--array", "2", "--no-check")
     for number in ("1", "2"):
@@ -64,7 +63,6 @@ def test_an_array_makes_the_run_several_times(submit):
     assert len(list(submitted.folder.glob("tune-*_*.log"))) == 2
 
 
-@pytest.mark.any_mpi
 def test_a_mistake_ends_the_job_with_its_status(submit):
     submitted = submit("--mpi", srun(), "--no-check", "--", "--replay", "none.json")
     facts = submitted.wait_for("COMPLETED", "FAILED")
@@ -88,7 +86,6 @@ def check_went_on(submitted, capsys) -> None:
     check_done(submitted, capsys)
 
 
-@pytest.mark.any_mpi
 def test_a_signal_to_the_script_puts_it_back_and_it_goes_on(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", "mpirun")
     cluster.command("scancel", "--batch", "--signal=USR1", submitted.job)
@@ -109,7 +106,6 @@ def test_a_run_that_somebody_requeues_goes_on(submit, cluster, capsys):
     assert "goes back into the queue" not in submitted.log
 
 
-@pytest.mark.any_mpi
 def test_a_run_that_somebody_cancels_stays_cancelled(submit, cluster):
     submitted = interrupted(submit, "--mpi", srun())
     cluster.command("scancel", submitted.job)
@@ -118,7 +114,6 @@ def test_a_run_that_somebody_cancels_stays_cancelled(submit, cluster):
     assert int(facts["Restarts"]) == 0
 
 
-@pytest.mark.any_mpi
 def test_a_node_that_goes_down(submit, cluster, capsys):
     submitted = interrupted(submit, "--mpi", srun())
     (node,) = cluster.command(
@@ -144,7 +139,6 @@ def at_its_limit(submit):
     return submit(*words, epochs=LONG, slow_s=0.06)
 
 
-@pytest.mark.any_mpi
 @pytest.mark.timeout(400)
 def test_the_time_limit(at_its_limit, capsys):
     """Last in this file: its run has gone on meanwhile."""

@@ -54,7 +54,6 @@ def rows_of(run: Path) -> list[dict]:
     return json.loads((run / "results.json").read_text())["configs"]
 
 
-@pytest.mark.any_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", SEARCHES)
 def test_verified_and_walked_again(
@@ -95,7 +94,6 @@ def hops_after_copies(run: Path) -> int:
     )
 
 
-@pytest.mark.any_mpi
 def test_copies_lie_on_other_ranks_than_what_they_replace(store: Path, tmp_path: Path) -> None:
     search = SEARCHES["population"].replace("configs = 6", "configs = 8")
     toml = write(tmp_path, store, search)
@@ -124,7 +122,6 @@ def mophpc(*words: object) -> str:
     return done.stdout
 
 
-@pytest.mark.any_mpi
 @pytest.mark.parametrize("search", ["", 'method = "asha"\nreduction = 2\n'])
 def test_people(capsys: Capture, store: Path, tmp_path: Path, search: str) -> None:
     """Stop, clone and add through the command line while the run goes on."""

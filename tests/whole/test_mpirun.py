@@ -37,7 +37,6 @@ def test_run_verify_and_the_local_twin(
     assert same[0] == same[1]
 
 
-@pytest.mark.any_mpi
 def test_a_run_from_measured_costs_is_verified_and_walked_again(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:
@@ -68,7 +67,6 @@ def test_the_doctor_sees_all_ranks() -> None:
     assert not any(finding["level"] == "problem" for finding in page["findings"])
 
 
-@pytest.mark.any_mpi
 def test_the_doctor_alone(capsys: Capture, tmp_path: Path) -> None:
     status, out, _ = command(capsys, "doctor")
     assert status == 0
@@ -89,7 +87,6 @@ def test_the_doctor_names_a_launcher_of_another_mpi(monkeypatch: pytest.MonkeyPa
     assert "the launcher is that of " in done.stdout
 
 
-@pytest.mark.any_mpi
 @pytest.mark.slow
 def test_the_quickstart(tmp_path: Path, capsys: Capture) -> None:
     """The experiment that `launch/quickstart.sh` runs, at the same relative places."""
@@ -105,7 +102,6 @@ def test_the_quickstart(tmp_path: Path, capsys: Capture) -> None:
     assert command(capsys, "verify", tmp_path / "run", "--config", 0)[0] == 0
 
 
-@pytest.mark.any_mpi
 def test_prepare_in_parallel_gives_the_same_store(tmp_path: Path, capsys: Capture) -> None:
     done = mpirun(3, "mophpc", "prepare", "digits", tmp_path / "a.zarr", "--shards", "4")
     assert done.returncode == 0, done.stderr
@@ -216,7 +212,6 @@ if __name__ == "__main__":
     assert (tmp_path / "run/results.csv").exists()
 
 
-@pytest.mark.any_mpi
 def test_a_device_of_its_own_memory_gives_the_same_results(
     capsys: Capture, write_experiment: Write, tmp_path: Path
 ) -> None:

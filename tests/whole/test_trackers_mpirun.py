@@ -13,7 +13,7 @@ from mpi_launch import mpirun
 sys.path.insert(0, str(Path(__file__).parents[1] / "run"))
 from tracked import check_mlflow, check_tensorboard, check_wandb, need
 
-pytestmark = [pytest.mark.launch, pytest.mark.any_mpi, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
 
 
 def test_all_have_what_the_journal_has(write_experiment: Callable[..., Path], tmp_path: Path):
