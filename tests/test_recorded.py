@@ -34,7 +34,7 @@ def test_rows_are_read(tmp_path: Path) -> None:
 
 def test_a_run_that_was_cut_off_can_go_on(tmp_path: Path) -> None:
     (tmp_path / "experiment.toml").touch()
-    with pytest.raises(RunFolderError, match="did not end: .* go on with --resume"):
+    with pytest.raises(RunFolderError, match=r"did not end: .* go on with --resume"):
         read_rows(tmp_path)
 
 
