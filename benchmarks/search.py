@@ -1,11 +1,12 @@
 """Model selection: what halving saves, how full the ranks stay, copies, rungs, the report.
 
-    python benchmarks/search.py [--part fashion idle rung population report]
+    python benchmarks/search.py [--part fashion idle asha rung population report]
 
 fashion     27 configs on Fashion-MNIST for 9 epochs: the whole grid, successive halving over it,
             and Hyperband, on 2 and on 4 ranks; accuracy and rank-hours against the grid's.
-idle        Hyperband and ASHA on 8 ranks with visits that sleep: makespan against the lower bound
+idle        Hyperband on 8 ranks with visits that sleep: makespan against the lower bound
             max(work / ranks, longest config) of the visits that were really made.
+asha        The same with ASHA.
 rung        64 configs on 8 ranks, successive halving: from the end of a rung's last visit or
             evaluation to the start of the first visit of the next.
 population  8 configs on 4 ranks: every state, copied ones too, against sequential training.
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ PARTS = 20
 
 
 class Rounds:
-    """How often the parts with sleeping visits are repeated, and how long those of `idle` are."""
+    """How often parts with sleeping visits are repeated; how long those of idle and asha are."""
 
     count = 3
     visit_s = 0.2
@@ -59,15 +60,16 @@ def main() -> int:
     parts: dict[str, Callable[[Path, Targets, Path], None]] = {
         "fashion": fashion,
         "idle": idle,
+        "asha": asha,
         "rung": rung,
         "population": population,
         "report": report,
     }
     parser.add_argument("--part", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--rounds", type=int, default=Rounds.count, help="of idle and rung")
+    parser.add_argument("--rounds", type=int, default=Rounds.count, help="of idle, asha and rung")
     parser.add_argument(
-        "--visit-s", type=float, default=Rounds.visit_s, help="of idle, in the mean"
+        "--visit-s", type=float, default=Rounds.visit_s, help="of idle and asha, in the mean"
     )
     parser.add_argument("--keep", type=Path, help="keep the runs here")
     arguments = parser.parse_args()
@@ -125,15 +127,30 @@ def sleeping_store(folder: Path) -> tuple[Path, int]:
 
 
 def idle(folder: Path, targets: Targets, _: Path) -> None:
-    store, rows = sleeping_store(folder)
-    mean = Rounds.visit_s  # for some visits three times as long as for others, or as good as equal
-    mixed = f"{{ uniform = [{mean / 2}, {mean * 3 / 2}] }}"
+    mean = Rounds.visit_s
     equal = f"{{ uniform = [{mean}, {mean + 1e-6}] }}"
     searches = {
-        "Hyperband, 27 epochs": ('method = "hyperband"', 27, mixed),
+        "Hyperband, 27 epochs": ('method = "hyperband"', 27, mixed_visits()),
         "Hyperband, equal visits": ('method = "hyperband"', 27, equal),
-        "ASHA, 256 configs, 9 epochs": ('method = "asha"\nconfigs = 256', 9, mixed),
     }
+    idle_under(searches, folder, targets)
+
+
+def asha(folder: Path, targets: Targets, _: Path) -> None:
+    search = 'method = "asha"\nconfigs = 256'
+    idle_under({"ASHA, 256 configs, 9 epochs": (search, 9, mixed_visits())}, folder, targets)
+
+
+def mixed_visits() -> str:
+    """Return for what visits take that some are three times as long as others."""
+    return f"{{ uniform = [{Rounds.visit_s / 2}, {Rounds.visit_s * 3 / 2}] }}"
+
+
+def idle_under(
+    searches: Mapping[str, tuple[str, int, str]], folder: Path, targets: Targets
+) -> None:
+    """Measure idle ranks under searches: what each is, its epochs, and its visits' seconds."""
+    store, rows = sleeping_store(folder)
     for name, (search, epochs, visit_s) in searches.items():
         found = []
         for number in range(Rounds.count):
@@ -155,7 +172,9 @@ def idle(folder: Path, targets: Targets, _: Path) -> None:
             print(f"{name}: {found[-1]:.1%}; idle by twentieths: {shares}", file=sys.stderr)
         text = f"{statistics.median(found):.1%} ({min(found):.1%} to {max(found):.1%})"
         met = statistics.median(found) <= 0.1
-        targets.row(f"{name}, 8 ranks, {mean:g} s: idle beyond the bound", "10%", text, met=met)
+        targets.row(
+            f"{name}, 8 ranks, {Rounds.visit_s:g} s: idle beyond the bound", "10%", text, met=met
+        )
 
 
 def idle_shares(run: Path, ranks: int) -> list[float]:

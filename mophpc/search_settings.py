@@ -97,7 +97,8 @@ class Search(BaseModel):
     """A config is stopped, after so many epochs at the earliest, when its best score is worse than
     the median of the others' means up to the same epoch."""
     in_flight: Annotated[int, Field(ge=1, le=MOST_CONFIGS)] | None = None
-    """Configs in training at a time, where they come one after another. None: twice the ranks."""
+    """Configs in training at a time, where they come one after another. None: twice the ranks,
+    and four times the ranks for `asha`."""
     options: dict[str, Any] = {}
     """For your own method, as `brief.options`; for an Optuna sampler, its keyword arguments."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,7 +164,9 @@ class Writer:
             return
         with self._events.timed("checkpoint", **job.facts, file=job.path.name) as facts:
             job.path.parent.mkdir(parents=True, exist_ok=True)
+            begin_s = time.thread_time()
             facts["nbytes"] = job.write(job.path)
+            facts["cpu_s"] = time.thread_time() - begin_s
         for path in job.removes:
             path.unlink(missing_ok=True)
 

@@ -35,7 +35,8 @@ class Asha:
     have come. A config is stopped when so many are better that it cannot go on whatever comes.
     When nothing more can come to a rung, at least its best one goes on, so that one makes all
     epochs. New configs enter as there is room. What is decided depends on the order in which
-    results come.
+    results come. Nothing is said of epochs that may follow (`then`): so ranks take promoted configs
+    before new ones, since they have more to do, and the first ones are whole early.
     """
 
     def __init__(self, source: Source, rungs: Sequence[int], most: int, reduction: int) -> None:
@@ -57,9 +58,7 @@ class Asha:
         first = self._intake.started
         rows = self._intake.take(room)
         lowest.coming |= dict.fromkeys(range(first, first + len(rows)))
-        # So that new ones go first: when no more come, ranks still have some of higher rungs.
-        then = self._rungs[-1].epochs - lowest.epochs
-        return [Start(row, lowest.epochs, then) for row in rows]
+        return [Start(row, lowest.epochs) for row in rows]
 
     def tell(self, result: Result) -> Sequence[Decision]:
         """Take a result; return what follows from it, at any rung."""
@@ -100,8 +99,7 @@ class Asha:
                 if place >= at_last or not rung.scores[config_id] < math.inf:
                     decisions.append(Stop(config_id))
                 elif place < now:
-                    then = self._rungs[-1].epochs - above.epochs
-                    decisions.append(Continue(config_id, above.epochs, then))
+                    decisions.append(Continue(config_id, above.epochs))
                     above.coming[config_id] = None
                 else:
                     continue

@@ -30,6 +30,12 @@ from mophpc.search_settings import (
     is_reference,
 )
 
+IN_FLIGHT = 2
+"""Configs in training at a time, by ranks, where they come one after another."""
+IN_FLIGHT_ASHA = 4
+"""The same under ASHA, whose last config to be promoted trains when no more come: the more configs
+are in training then, the longer they fill the other ranks."""
+
 
 def make_method(experiment: Experiment, room: int) -> Method:
     """Return the method that decides on the experiment's configs.
@@ -57,7 +63,8 @@ def make_method(experiment: Experiment, room: int) -> Method:
 
 def room_of(experiment: Experiment, num_ranks: int) -> int:
     """Return how many configs are in training at a time, where they come one after another."""
-    return experiment.search.in_flight or 2 * num_ranks
+    by_ranks = IN_FLIGHT_ASHA if experiment.method == "asha" else IN_FLIGHT
+    return experiment.search.in_flight or by_ranks * num_ranks
 
 
 def make_source(experiment: Experiment) -> tuple[Source, int]:

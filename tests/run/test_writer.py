@@ -72,6 +72,19 @@ def test_files_are_written_in_order_and_told_of(tmp_path, writer, disk):
     ]
 
 
+def test_an_event_says_what_a_file_took_from_the_processor(tmp_path, writer):
+    def digest(_: Path) -> int:
+        begin_s = time.thread_time()
+        while time.thread_time() - begin_s < 0.05:
+            hash(bytes(1000))
+        return 7
+
+    writer.put(Job(tmp_path / "file", digest))
+    writer.flush()
+    (event,) = read_lines(tmp_path / "events.jsonl")
+    assert event["cpu_s"] >= 0.05
+
+
 def test_nobody_waits_for_the_disk_until_memory_would_run_full(tmp_path, writer, disk):
     busy(writer, disk, tmp_path)
     for name in ("a", "b"):

@@ -9,7 +9,7 @@ from driving import SPACE, experiment, rides, score
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mophpc.search import Continue, Result, Start, Stop, make_method
+from mophpc.search import Continue, Result, Start, Stop, make_method, room_of
 from mophpc.search.asha import Asha
 from mophpc.search.checked import Checked, Shape
 from mophpc.search.drive import drive
@@ -47,8 +47,7 @@ class Watched:
 
     def ask(self, room):
         starts = self.inner.ask(room)
-        first, last = self.rungs[0], self.rungs[-1]
-        assert all((start.epochs, start.then) == (first, last - first) for start in starts)
+        assert all((start.epochs, start.then) == (self.rungs[0], 0) for start in starts)
         assert len(starts) <= room
         for _ in starts:
             self.level[self.num_started] = 0
@@ -64,7 +63,7 @@ class Watched:
             if isinstance(decision, Continue):
                 level = self.level[decision.config_id]
                 assert decision.epochs == self.rungs[level + 1]
-                assert decision.then == self.rungs[-1] - decision.epochs
+                assert decision.then == 0  # or new ones would go before those promoted
                 self.promoted[level].add(decision.config_id)
                 self.level[decision.config_id] += 1
         self.check(least=0)
@@ -97,13 +96,13 @@ def asha(total: int, epochs: int = 9, reduction: int = 3) -> Checked:
 
 def test_promotion_waits_for_nobody():
     method = asha(9)
-    assert method.ask(4) == [Start({"lr": 0.1 * i, "tie": 1}, 1, 8) for i in range(4)]
+    assert method.ask(4) == [Start({"lr": 0.1 * i, "tie": 1}, 1) for i in range(4)]
     assert method.tell(Result(2, 1, 3.0)) == []
     assert method.tell(Result(0, 1, 5.0)) == []
-    assert method.tell(Result(1, 1, 4.0)) == [Continue(2, 3, 6)], "the best of three"
+    assert method.tell(Result(1, 1, 4.0)) == [Continue(2, 3)], "the best of three"
     assert [start.values["lr"] for start in method.ask(1)] == [0.4]
     assert method.tell(Result(3, 1, 4.5)) == [Stop(0)], "the best of four has gone on"
-    assert method.tell(Result(4, 1, 2.0)) == [Continue(4, 3, 6), Stop(3)], "the best of five"
+    assert method.tell(Result(4, 1, 2.0)) == [Continue(4, 3), Stop(3)], "the best of five"
 
 
 def test_it_is_promoted_later_when_more_have_come():
@@ -112,7 +111,7 @@ def test_it_is_promoted_later_when_more_have_come():
     for config_id, found in enumerate([1.0, 2.0, 8.0, 7.0, 6.0]):
         decisions = method.tell(Result(config_id, 1, found))
     assert decisions == [Stop(3)]
-    assert method.tell(Result(5, 1, 9.0)) == [Continue(1, 3, 6), Stop(5)]
+    assert method.tell(Result(5, 1, 9.0)) == [Continue(1, 3), Stop(5)]
 
 
 def test_one_that_can_never_be_promoted_is_stopped_at_once():
@@ -120,22 +119,22 @@ def test_one_that_can_never_be_promoted_is_stopped_at_once():
     method.ask(6)
     found = [method.tell(Result(i, 1, float(i))) for i in range(4)]
     # At most three of nine go on, and three are better than the fourth.
-    assert found == [[], [], [Continue(0, 3, 6)], [Stop(3)]]
+    assert found == [[], [], [Continue(0, 3)], [Stop(3)]]
 
 
 def test_when_no_other_can_come_the_best_goes_on_nevertheless():
     method = asha(2)
     assert len(method.ask(8)) == 2
     assert method.tell(Result(1, 1, 5.0)) == []
-    assert method.tell(Result(0, 1, 4.0)) == [Continue(0, 3, 6), Stop(1)]
-    assert method.tell(Result(0, 3, 4.0)) == [Continue(0, 9, 0)]
+    assert method.tell(Result(0, 1, 4.0)) == [Continue(0, 3), Stop(1)]
+    assert method.tell(Result(0, 3, 4.0)) == [Continue(0, 9)]
     assert method.tell(Result(0, 9, 4.0, is_over=True)) == []
 
 
 def test_a_source_that_dries_up_leaves_nobody_waiting():
     method = Checked(Asha(Rows([{"lr": 0.1, "tie": 1}]), (1, 3), 50, 3), 3, Shape(SPACE), "asha")
     assert len(method.ask(1)) == 1
-    assert method.tell(Result(0, 1, 1.0)) == [Continue(0, 3, 0)]
+    assert method.tell(Result(0, 1, 1.0)) == [Continue(0, 3)]
     assert method.ask(5) == []
 
 
@@ -151,7 +150,7 @@ def test_one_that_somebody_stops_while_it_waits_makes_room():
     method.ask(6)
     assert [method.tell(Result(i, 1, float(i))) for i in (1, 2)] == [[], []]
     assert method.tell(Result(1, 1, 1.0, is_over=True)) == []
-    assert method.tell(Result(3, 1, 3.0)) == [Continue(2, 3, 0)]
+    assert method.tell(Result(3, 1, 3.0)) == [Continue(2, 3)]
 
 
 def test_one_that_somebody_stops_as_it_comes_takes_nobodys_place():
@@ -159,7 +158,7 @@ def test_one_that_somebody_stops_as_it_comes_takes_nobodys_place():
     method.ask(3)
     assert method.tell(Result(0, 1, 1.0, is_over=True)) == []
     assert method.tell(Result(1, 1, 3.0)) == []
-    assert method.tell(Result(2, 1, 2.0)) == [Continue(2, 3, 0), Stop(1)]
+    assert method.tell(Result(2, 1, 2.0)) == [Continue(2, 3), Stop(1)]
 
 
 def test_the_same_results_in_the_same_order_are_decided_alike():
@@ -167,3 +166,16 @@ def test_the_same_results_in_the_same_order_are_decided_alike():
     assert rides(made, order=5) == rides(made, order=5)
     assert rides(made, order=5) != rides(made, order=6)
     assert make_method(made, 4).ask(20) == make_method(made, 9).ask(20)
+
+
+@pytest.mark.parametrize(
+    ("method", "search", "room"),
+    [
+        ("asha", {}, 32),
+        ("asha", {"in_flight": 5}, 5),
+        ("tpe", {}, 16),
+        ("tpe", {"in_flight": 9}, 9),
+    ],
+)
+def test_how_many_are_in_training_at_a_time(method, search, room):
+    assert room_of(experiment(method, configs=20, **search), 8) == room
