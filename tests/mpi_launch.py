@@ -68,7 +68,7 @@ def launched(
 def mpirun(
     num_ranks: int,
     *command: str | Path,
-    timeout: float = 60.0,
+    timeout: float = 180.0,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
 ) -> subprocess.CompletedProcess[str]:

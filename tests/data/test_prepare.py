@@ -242,7 +242,7 @@ def test_folder_that_cannot_be_written(npz: str, tmp_path: Path) -> None:
 
 
 def test_killed_in_the_middle(tmp_path: Path) -> None:
-    (tmp_path / "rows.py").write_text(ROWS.format(pause=0.01, bad=-1))
+    (tmp_path / "rows.py").write_text(ROWS.format(pause=0.05, bad=-1))
     source, store = f"{tmp_path}/rows.py:rows", tmp_path / "s"
     command = (
         "from pathlib import Path; from mophpc.data import prepare; "

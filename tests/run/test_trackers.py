@@ -40,7 +40,7 @@ SLEEPS = "import time; time.sleep(1000)"
 SLEEPS_AT_EXIT = "import atexit, sys, time; atexit.register(time.sleep, 1000); sys.stdin.read()"
 RAISES = "import sys; sys.stdin.readline(); raise ValueError('no such project')"
 CRASHES = "import os; os.kill(os.getpid(), 11)"
-SOON_S = 2.0
+SOON_S = 10.0
 
 ACCURACY = Objective(metric="accuracy", mode="max")
 
@@ -125,20 +125,20 @@ def test_one_that_blocks_delays_nobody(make, notes, program):
     assert process.poll() is not None
     assert len(notes) == 1
     assert notes[0].startswith("note: fake was slower than the run: ")
-    assert re.search(r"; it was ended 0\.\d s after the run$", notes[0])
+    assert re.search(r"; it was ended \d\.\d s after the run$", notes[0])
     if program == SLEEPS:
         dropped = int(notes[0].split(": ")[2].split()[0])
         assert 15_000 < dropped < 20_000
 
 
 def test_one_that_is_slow_but_alive_is_waited_for(tmp_path, make, notes):
-    slow = "import sys, time\nfor line in sys.stdin: time.sleep(0.3); print(line, flush=True)"
-    trackers = make(slow, wait_s=0.8)
+    slow = "import sys, time\nfor line in sys.stdin: time.sleep(1); print(line, flush=True)"
+    trackers = make(slow, wait_s=4.0)
     for epoch in range(5):
         trackers.epoch(0, epoch, {"accuracy": 0.5})
     begin_s = time.monotonic()
     trackers.end("done")
-    assert time.monotonic() - begin_s > 1.2
+    assert time.monotonic() - begin_s > 4.2
     assert notes == []
 
 
@@ -171,12 +171,13 @@ def test_the_process_of_a_rank_that_was_killed_ends_whatever_its_library_does(tm
     child = (
         "import os, threading, time; from mophpc.report.trackers import host; host.LAST_S = 0.1; "
         "threading.Thread(target=host.watch, args=(os.getppid(),), daemon=True).start(); "
-        "time.sleep(1000)"
+        "print('up', flush=True); time.sleep(1000)"
     )
     script = f"""
 import os, subprocess, sys, time
-print(subprocess.Popen([sys.executable, "-c", {child!r}]).pid, flush=True)
-time.sleep(1)
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE)
+print(child.pid, flush=True)
+child.stdout.readline()
 os.kill(os.getpid(), 9)
 """
     out = tmp_path / "out"

@@ -13,6 +13,7 @@ import pytest
 
 from mophpc.events import EventLog
 from mophpc.files import read_lines
+from mophpc.run import writer as writing
 from mophpc.run.writer import Job, Writer
 
 
@@ -166,7 +167,10 @@ def test_a_final_file_that_cannot_be_written_ends_the_run_and_is_named(tmp_path,
         writer.check()
 
 
-def test_a_disk_that_hangs_does_not_keep_a_failed_run_from_ending(tmp_path, writer, disk):
+def test_a_disk_that_hangs_does_not_keep_a_failed_run_from_ending(
+    tmp_path, writer, disk, monkeypatch
+):
+    monkeypatch.setattr(writing, "CLOSE_S", 0.1)
     busy(writer, disk, tmp_path)
     writer.put(disk.job(tmp_path / "never"))
     begin_s = time.monotonic()

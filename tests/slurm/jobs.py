@@ -66,7 +66,7 @@ class Submitted:
         return self.cluster.command("scontrol", "show", "hostnames", found).split()
 
     def wait_for(
-        self, *states: str, restarts: int | None = None, timeout: float = 90.0
+        self, *states: str, restarts: int | None = None, timeout: float = 180.0
     ) -> dict[str, str]:
         """Wait until the job is in one of these states, and has been restarted so often."""
         limit = time.monotonic() + timeout
@@ -79,7 +79,7 @@ class Submitted:
                 raise AssertionError(f"the job is not {' or '.join(states)}: {said}")
             time.sleep(0.1)
 
-    def wait_for_epochs(self, count: int, timeout: float = 40.0) -> None:
+    def wait_for_epochs(self, count: int, timeout: float = 180.0) -> None:
         """Wait until so many epochs of configs have been evaluated."""
         journal, limit = self.run / "metrics.jsonl", time.monotonic() + timeout
         while not journal.exists() or len(journal.read_text().splitlines()) < count:

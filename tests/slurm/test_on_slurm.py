@@ -9,7 +9,7 @@ from mpi_launch import is_open_mpi
 
 from mophpc.cli import main
 
-pytestmark = [pytest.mark.slurm, pytest.mark.launch, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.launch, pytest.mark.timeout(900)]
 
 EPOCHS = 5
 LONG = 20

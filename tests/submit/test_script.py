@@ -132,15 +132,22 @@ def test_term_is_waited_out_and_nothing_is_put_back(submitted):
 
 
 def test_a_signal_that_comes_before_the_ranks_do(submitted):
-    slow = Slurm(job_name="tune", requeue=True, setup=("echo slow >>calls; sleep 1",))
+    slow = Slurm(
+        job_name="tune",
+        requeue=True,
+        setup=("echo slow >>calls; until [[ -e go ]]; do sleep 0.02; done",),
+    )
     script = submitted(slow)
     script.wait_for("slow")
     script.process.send_signal(signal.SIGUSR1)
+    (script.folder / "go").touch()
     assert script.end() == (75, ["scontrol requeue 17"])
-    (script.folder / "calls").unlink()
+    for name in ("calls", "go"):
+        (script.folder / name).unlink()
     script = submitted(slow)
     script.wait_for("slow")
     script.process.send_signal(signal.SIGTERM)
+    (script.folder / "go").touch()
     assert script.end() == (75, [])
 
 

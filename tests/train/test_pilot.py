@@ -107,7 +107,7 @@ def test_a_slow_config_is_measured_to_be_slower():
     def slower(pause_s: float) -> float:
         counted = Counted(itertools.repeat(pause_s))
         build = lambda config: plain(config, batch_transform=counted)  # noqa: E731
-        return pilot(build, counted, most_batches=3).seconds_per_row
+        return pilot(build, counted, budget_s=60.0, most_batches=3).seconds_per_row
 
     assert slower(0.04) > 2 * slower(0.008)
 
@@ -115,7 +115,7 @@ def test_a_slow_config_is_measured_to_be_slower():
 def test_neither_the_first_batch_nor_a_straggler_counts():
     counted = Counted([0.3, 0.0, 0.0, 0.2, 0.0, 0.0])
     build = lambda config: plain(config, batch_transform=counted)  # noqa: E731
-    timing = pilot(build, counted, most_batches=5)
+    timing = pilot(build, counted, budget_s=60.0, most_batches=5)
     assert len(counted.sizes) == 6
     assert timing.seconds_per_row < 0.1 / 8
 

@@ -12,7 +12,7 @@ from whole_testing import command
 import mophpc
 from mophpc.files import read_lines
 
-pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(900)]
 
 
 def test_the_best_epochs_are_kept_whichever_rank_they_end_on(

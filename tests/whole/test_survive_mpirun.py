@@ -17,7 +17,7 @@ from whole_testing import command, complaint, journal_is_whole
 
 from mophpc.run.faults.places import read_place, read_places
 
-pytestmark = [pytest.mark.launch, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(900)]
 
 Capture = pytest.CaptureFixture[str]
 Write = Callable[..., Path]
@@ -46,7 +46,7 @@ def killed_run(
     try:
         left = ranks
         for after, rank in deaths:
-            deadline_s = time.monotonic() + 60.0
+            deadline_s = time.monotonic() + 180.0
             while lines(run / "metrics.jsonl") < after or not is_there(run, rank, left):
                 assert process.poll() is None
                 assert time.monotonic() < deadline_s
@@ -55,7 +55,7 @@ def killed_run(
             assert where is not None
             os.kill(where.pid, signal.SIGKILL)
             left -= 1
-        out, err = process.communicate(timeout=60.0)
+        out, err = process.communicate(timeout=180.0)
     finally:
         end(process)
     assert process.returncode == 0, err
