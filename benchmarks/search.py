@@ -260,13 +260,15 @@ def report(folder: Path, targets: Targets, _: Path) -> None:
 
     run = folder / "made-up"
     write_run(run, Shape(configs=256, epochs=50, ranks=16))
-    begin = time.perf_counter()
+    begin_s = time.time()
     command = [sys.executable, "-m", "mophpc", "report", str(run)]
     subprocess.run(command, check=True, capture_output=True)
-    took_s = time.perf_counter() - begin
-    size = (run / "report.html").stat().st_size
+    took_s = time.time() - begin_s
+    page = (run / "report.html").stat()
+    size, page_s = page.st_size, page.st_mtime - begin_s
     what = "report of 256 configs x 50 epochs x 16 ranks"
     targets.row(f"{what}: size", "5 MB", f"{size / 1e6:.1f} MB", met=size <= 5e6)
+    targets.row(f"{what}: time", "10 s", f"{page_s:.1f} s", met=page_s <= 10)
     targets.row(f"{what} and its trace: time", "10 s", f"{took_s:.1f} s", met=took_s <= 10)
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 Record = dict[str, Any]
 
 
@@ -23,8 +25,8 @@ def read_records(path: Path, problems: list[str], shown: str = "") -> list[Recor
     except OSError as error:
         problems.append(f"{shown} cannot be read: {error.strerror}.")
         return []
-    try:  # all at once is three times as fast
-        found = json.loads(b"[" + b",".join(lines) + b"]")
+    try:  # all at once, and by a parser that is less lenient: several times as fast
+        found = from_json(b"[" + b",".join(lines) + b"]", cache_strings="all")
         if len(found) == len(lines) and all(type(item) is dict for item in found):
             return list(found)
     except (ValueError, RecursionError):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,9 +97,8 @@ def read_activity(folder: Path, num_ranks: int, problems: list[str]) -> Activity
         return found
     files = {int(m[1]): path for path in folder.iterdir() if (m := _FILE.fullmatch(path.name))}
     parts: dict[str, list[Columns]] = {kind: [] for kind in FIELDS}
-    with _no_collection():
-        for rank in sorted(files):
-            _read_rank(found, rank, files[rank], parts, problems)
+    for rank in sorted(files):
+        _read_rank(found, rank, files[rank], parts, problems)
     for kind, columns in parts.items():
         if columns:
             found.kinds[kind] = {n: np.concatenate([c[n] for c in columns]) for n in columns[0]}
@@ -114,18 +111,6 @@ def read_activity(folder: Path, num_ranks: int, problems: list[str]) -> Activity
             "Clocks of some ranks were not compared; their times are as their hosts had them."
         )
     return found
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of new dicts, none of them garbage, make the collector half of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _read_rank(
