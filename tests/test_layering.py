@@ -75,6 +75,7 @@ THIRD_PARTY = {
     "doctor": {"numpy", "torch", "rich"},
 }
 ALSO = {
+    "report.lines": {"pydantic_core"},  # parses a hundred thousand events
     "report.trackers.tensorboard": {"tensorboard"},
     "report.trackers.mlflow": {"mlflow"},
     "report.trackers.wandb": {"wandb"},
