@@ -312,6 +312,7 @@ def cost(setting: Setting) -> None:
     space = "width = [128, 256]\nlr = [3e-4, 1e-3, 3e-3, 1e-2]\nbatch_size = [128]"
     build = "search_model.py:build"
     text = TOML.format(root=ROOT, build=build, epochs=EPOCHS, store=store, space=space)
+    ranks = 2
     ratios, shares = [], []
     for number in range(setting.rounds):
         took, spent = {}, {}
@@ -323,9 +324,9 @@ def cost(setting: Setting) -> None:
             more = f'[schedule]\ncosts = "equal"\n[checkpoints]\nstates = "{states}"\n'
             toml.write_text(head + more + space_head + rest)
             run = setting.folder / f"cost-{states}-{number}"
-            run_experiment(toml, run, 2)
+            run_experiment(toml, run, ranks)
             took[states] = makespan(run)
-            spent[states] = checkpoint_s(run) / 2
+            spent[states] = checkpoint_s(run) / ranks
         ratios.append(took["epoch"] / took["off"] - 1)
         shares.append((spent["epoch"] - spent["off"]) / took["off"])
         text = f"round {number}: {took['epoch']:.2f} s, {took['off']:.2f} s without"

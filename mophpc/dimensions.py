@@ -17,6 +17,13 @@ Value: TypeAlias = bool | int | float | str
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+COLUMNS = ("config_id", "config", "status", "epochs", "best_epoch", "state_sha256", "route")
+PREFIXES = ("final_", "best_")
+"""Of the columns of the results that are no hyperparameters; those are not called so."""
+
+MOST_STEPS = 1_000_000
+"""So many values a number with a step has at most; more could as well have none."""
+
 KINDS = ("choice", "uniform", "loguniform", "integer")
 
 
@@ -57,7 +64,7 @@ class Choice(_Conditional):
         return self
 
     @property
-    def grid(self) -> list[Value]:
+    def grid(self) -> Sequence[Value]:
         """All values."""
         return self.choice
 
@@ -75,23 +82,37 @@ class Uniform(_Conditional):
     @model_validator(mode="after")
     def _ordered(self) -> Uniform:
         _check_order("uniform", self.uniform)
+        low, high = self.uniform
+        if not math.isfinite(high - low):
+            raise ValueError(f"uniform = {self.uniform}: the bounds are too far apart")
+        if self.step is not None and not (high - low) / self.step < MOST_STEPS:
+            raise ValueError(
+                f"step = {self.step} makes more than {MOST_STEPS} values of uniform = "
+                f"{self.uniform}; allowed: a larger step, or none"
+            )
         return self
 
     @property
-    def grid(self) -> list[Value] | None:
+    def grid(self) -> Sequence[Value] | None:
         """All values; None where they cannot be counted."""
         if self.step is None:
             return None
+        return [self._value(place, self.step) for place in range(self._count(self.step))]
+
+    def _count(self, step: float) -> int:
         low, high = self.uniform
         # Of what a division leaves over, so that 0 to 0.5 by 0.1 has its upper bound.
-        count = math.floor((high - low) / self.step + 1e-9) + 1
-        return [_tidy(low + i * self.step) for i in range(count)]
+        return math.floor((high - low) / step + 1e-9) + 1
+
+    def _value(self, place: int, step: float) -> float:
+        return _tidy(self.uniform[0] + place * step)
 
     def at(self, share: float) -> Value:
         """Return the value at a share of the whole, 0 <= share < 1."""
         low, high = self.uniform
-        grid = self.grid
-        return low + share * (high - low) if grid is None else grid[int(share * len(grid))]
+        if self.step is None:
+            return low + share * (high - low)
+        return self._value(int(share * self._count(self.step)), self.step)
 
 
 class LogUniform(_Conditional):
@@ -107,7 +128,7 @@ class LogUniform(_Conditional):
         return self
 
     @property
-    def grid(self) -> list[Value] | None:
+    def grid(self) -> Sequence[Value] | None:
         """None: the values cannot be counted."""
         return None
 
@@ -136,9 +157,9 @@ class Integer(_Conditional):
         return self
 
     @property
-    def grid(self) -> list[Value]:
-        """All values."""
-        return list(range(self.integer[0], self.integer[1] + 1, self.step))
+    def grid(self) -> Sequence[Value]:
+        """All values; not as a list, which may be long."""
+        return range(self.integer[0], self.integer[1] + 1, self.step)
 
     def at(self, share: float) -> Value:
         """Return the value at a share of the whole, 0 <= share < 1."""
@@ -203,8 +224,10 @@ def dimension(given: Any) -> Any:
     return _MODELS[kinds[0]].model_validate(table)
 
 
-def is_among(value: Value, allowed: Value | list[Value]) -> bool:
+def is_among(value: Value, allowed: Value | Sequence[Value]) -> bool:
     """Whether a value is the one allowed, or one of those; True is not 1."""
+    if isinstance(allowed, range):
+        return type(value) is int and value in allowed
     among = allowed if isinstance(allowed, list) else [allowed]
     return any(type(value) is type(one) and value == one for one in among)
 
@@ -217,6 +240,19 @@ def check_finite(value: Value) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"holds {value}; allowed: finite numbers")
+
+
+def check_hyperparameter(name: str) -> None:
+    """Return if a hyperparameter may be called so.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if name in COLUMNS or name.startswith(PREFIXES):
+        raise ValueError(
+            f"has '{name}', which is a column of the results; allowed: another name, not one of "
+            f"{', '.join(COLUMNS)} or one that begins with {' or '.join(PREFIXES)}"
+        )
 
 
 def _check_order(kind: str, bounds: Sequence[float]) -> None:
@@ -279,6 +315,7 @@ __all__ = [
     "Uniform",
     "Value",
     "check_finite",
+    "check_hyperparameter",
     "choice",
     "dimension",
     "in_order",

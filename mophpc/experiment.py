@@ -24,6 +24,7 @@ from mophpc.dimensions import (
     Name,
     Value,
     check_finite,
+    check_hyperparameter,
     dimension,
     in_order,
 )
@@ -211,12 +212,14 @@ class Experiment(_Settings):
     def _dimensions(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
+        _check_names(value, "space")
         return {name: _dimension(name, given) for name, given in value.items()}
 
     @field_validator("configs")
     @classmethod
     def _finite(cls, configs: list[dict[str, Value]]) -> list[dict[str, Value]]:
         for number, row in enumerate(configs):
+            _check_names(row, f"configs.{number}")
             for name, value in row.items():
                 try:
                     check_finite(value)
@@ -374,6 +377,20 @@ def with_stage(experiment: Experiment, stage: Path | None) -> Experiment:
         return experiment
     data = experiment.data.model_copy(update={"stage": str(stage)})
     return experiment.model_copy(update={"data": data})
+
+
+def _check_names(given: Mapping[Any, Any], place: str) -> None:
+    """Return if hyperparameters may be called so.
+
+    Raises:
+        PydanticCustomError: one may not.
+    """
+    for name in given:
+        try:
+            check_hyperparameter(str(name))
+        except ValueError as error:
+            text = f"field '{place}' {error}"
+            raise PydanticCustomError("whole", "{text}", {"text": text}) from error
 
 
 def _dimension(name: str, given: Any) -> Any:

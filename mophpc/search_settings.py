@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from mophpc.dimensions import SETTINGS, Choice, Dimension, Integer, Name
+from mophpc.dimensions import SETTINGS, Choice, Dimension, Name
 from mophpc.loading import reference_of
 
 MOST_CONFIGS = 32_768
@@ -360,8 +360,6 @@ def _check_grid(space: Mapping[str, Dimension]) -> None:
 
 def size_of(own: Dimension) -> int | None:
     """Return how many values a dimension has; None where they cannot be counted."""
-    if isinstance(own, Integer):  # not its grid, which may be long
-        return len(range(own.integer[0], own.integer[1] + 1, own.step))
     return None if own.grid is None else len(own.grid)
 
 

@@ -86,8 +86,7 @@ def move(own: Dimension, value: Value, factor: float) -> Value:
 def _steps(own: Integer | Uniform) -> tuple[float, float, Sequence[Value]]:
     """Return the lowest value of a dimension, its step, and all values."""
     if isinstance(own, Integer):
-        low, high = own.integer
-        return low, own.step, range(low, high + 1, own.step)
+        return own.integer[0], own.step, own.grid
     return own.uniform[0], own.step or 1, own.grid or []
 
 

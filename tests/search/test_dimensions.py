@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 
 import pytest
@@ -13,6 +14,7 @@ import mophpc
 from mophpc.dimensions import dimension, in_order
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Experiment
+from mophpc.report.results import ConfigResult, Results
 
 SHARES = [i / 1000 for i in range(1000)]
 
@@ -112,6 +114,63 @@ def experiment(**space):
 def test_a_condition_that_can_never_be_met_is_named(space, said):
     with pytest.raises(ExperimentError, match=said):
         experiment(**space)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (
+            {"uniform": [-1.7e308, 1.7e308]},
+            r"space.a uniform = \[-1.7e\+308, 1.7e\+308\]: the bounds are too far apart",
+        ),
+        (
+            {"uniform": [0.1, 0.3], "step": 1e-9},
+            r"space.a step = 1e-09 makes more than 1000000 values of uniform = \[0.1, 0.3\]; "
+            r"allowed: a larger step, or none",
+        ),
+        ({"uniform": [0.0, 1.0], "step": 1e-320}, "space.a step = 1e-320 makes more than 1000000"),
+    ],
+)
+def test_numbers_that_cannot_be_drawn_are_refused(own, said):
+    with pytest.raises(ExperimentError, match=said):
+        experiment(a=own)
+
+
+def test_nobody_counts_to_a_trillion():
+    begin_s = time.process_time()
+    space = {"a": mophpc.integer(1, 10**12), "b": mophpc.choice([1], when={"a": [5, 10**12]})}
+    assert in_order(space) == ["a", "b"]
+    with pytest.raises(ValueError, match="asks for a = 0, which it never is; it can be 1, 2, 3"):
+        in_order(space | {"b": mophpc.choice([1], when={"a": 0})})
+    assert time.process_time() - begin_s < 1.0
+
+
+def test_a_step_that_is_allowed_is_drawn_at_once():
+    own = mophpc.uniform(0.1, 0.3, step=3e-7)
+    begin_s = time.process_time()
+    drawn = {own.at(share) for share in SHARES}
+    assert time.process_time() - begin_s < 1.0  # and not a list of a million, a thousand times
+    assert len(drawn) == len(SHARES)
+    assert drawn <= set(own.grid)
+
+
+COLUMNS = ("config_id", "config", "status", "epochs", "best_epoch", "state_sha256", "route")
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "final_accuracy", "best_accuracy"])
+def test_a_hyperparameter_is_not_called_as_a_column_of_the_results(name):
+    said = f"has '{name}', which is a column of the results; allowed: another name"
+    with pytest.raises(ExperimentError, match=f"field 'space' {said}"):
+        experiment(**{name: [1, 2]})
+    with pytest.raises(ExperimentError, match=f"field 'configs.1' {said}"):
+        Experiment(build="m:build", data="s", epochs=1, configs=[{"lr": 1}, {name: 2}])
+
+
+def test_all_other_columns_of_the_results_are_refused_as_names():
+    final = {"accuracy": 0.5}
+    row = ConfigResult(0, "c000", "done", {"lr": 1}, 1, final, 0.5, 0, "", [])
+    head = Results("accuracy", "max", 0, [row]).csv().splitlines()[0].split(",")
+    assert set(head) == {"lr", "final_accuracy", "best_accuracy", *COLUMNS}
 
 
 def test_what_a_condition_asks_for_comes_before_it():
