@@ -13,6 +13,7 @@ beside it, `….answer.json`. Whoever can write into the folder can ask; no port
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,7 +21,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,6 +153,17 @@ class RequestBox:
     def answer(self, request: Request, accepted: bool, text: str) -> None:
         """Write the answer to a request: one sentence for whoever asked."""
         self._write(request.name, Answer(accepted=accepted, text=text))
+
+    def complete(self, answers: Mapping[str, str]) -> None:
+        """Answer what was granted before the run was cut off, and had no answer yet.
+
+        Args:
+            answers: by the name of a request.
+        """
+        with contextlib.suppress(OSError):
+            for name in _unanswered(self._folder):
+                if name in answers:
+                    self._write(name, Answer(accepted=True, text=answers[name]))
 
     def close(self, text: str = "the run ended before this was taken up") -> None:
         """Refuse all that is left; the run takes no more."""

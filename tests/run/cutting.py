@@ -41,6 +41,8 @@ POINTS = {
     "state's manifest": "mophpc.train.state_file:write_manifest",
     "line": "mophpc.files:LineWriter.write",
     "promise": "mophpc.run.recovery.journal:Journal.promise",
+    "grant": "mophpc.run.rank0.chief:grant",
+    "answer": "mophpc.requests:RequestBox.answer",
     "end of a config": "mophpc.run.folder:RunFolder.write_manifest",
     "drop of states": "mophpc.run.rank.states:shutil.rmtree",
     "results": "mophpc.report.results:Results.write",

@@ -100,22 +100,34 @@ def test_a_copy_whose_source_went_on_is_made_again(tmp_path, store, call):
     assert any(row.lineage for row in results.configs)
 
 
-def test_what_people_asked_for_survives(tmp_path, store):
+ASKED = [
+    (at_once, Add(set={"lr": 0.02, "width": 5, "pause_s": 0.004})),
+    (epochs(0, 1), Clone(config="0", set={"lr": 0.005})),
+    (epochs(1, 1), Stop(config="1")),
+]
+WHEN = {
+    "before it is granted": Cut("grant", 2),
+    "granted, not written down": Cut("grant", 2, "after"),
+    "written down, not answered": Cut("answer", 2),
+    "answered, not made": Cut("answer", 2, "after"),
+    "all three are answered": Cut("answer", 3, "after"),
+    "long after": Cut("batch", 400),
+}
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_what_people_asked_for_survives(tmp_path, store, when):
     folder = tmp_path / "run"
-    plans = [
-        (at_once, Add(set={"lr": 0.02, "width": 5, "pause_s": 0.004})),
-        (epochs(0, 1), Clone(config="0", set={"lr": 0.005})),
-        (epochs(1, 1), Stop(config="1")),
-    ]
     settings = {"build": asking.slow, "space": asking.SPACE, "epochs": 10}
     settings["search"] = asking.searching("plain")
-    with People(folder, plans) as people:
-        assert cut_off(folder, store, 2, Cut("batch", 400), **settings) == KILLED
+    with People(folder, ASKED) as people:
+        assert cut_off(folder, store, 2, WHEN[when], **settings) == KILLED
+        results = resume(folder, store, 3, **settings)
     assert [answer.accepted for answer in people.answers()] == [True] * 3
-    results = resume(folder, store, 3, **settings)
     check(folder, results, epochs=10)
     assert len(results.configs) == 6
     assert results.configs[1].status == "stopped"
     by_lr = {row.hyperparameters["lr"]: row for row in results.configs}
     assert by_lr[0.02].status == by_lr[0.005].status == "done"
     assert by_lr[0.005].lineage[1]["source"] == 0
+    assert [row.status for row in results.configs].count("done") == 5

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from mophpc.errors import InterruptError, LostError, Place
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.run.faults import lookout
 from mophpc.run.faults.hanging import Hanging, _neighbours
-from mophpc.run.faults.loss import innermost, lost
+from mophpc.run.faults.loss import hangs, innermost, lost
 from mophpc.run.faults.places import (
     OVER,
     Sign,
@@ -208,6 +209,20 @@ def test_a_neighbour_that_shows_no_sign_is_named(tmp_path: Path) -> None:
         hanging.close()
     assert found[1].rank == 1
     assert "config c003-lr=0.1, epoch 4, shard 2: it hangs: no minibatch for" in str(found[0])
+
+
+def test_the_stack_of_a_neighbour_is_waited_for(tmp_path: Path) -> None:
+    log, where = tmp_path / "log", replace(own_whereabouts(1, 2), pid=0, realm="another host")
+    stack = "Thread 0x1 (most recent call first):\n" + '  File "a.py", line 7 in waits\n'
+    stack += '  File "conduct.py", line 8 in run_rank\n'
+    writer = threading.Timer(0.3, log.write_text, (stack,))
+    writer.start()
+    try:
+        assert "it left no stack" in str(hangs(where, 4.0, log, "log"))
+        found = str(hangs(where, 4.0, log, "log", patience_s=30.0))
+    finally:
+        writer.join()
+    assert "it is in waits (a.py, line 7) (stacks in log)" in found
 
 
 def test_a_rank_that_was_suspended_is_not_blamed_for_that(tmp_path: Path) -> None:

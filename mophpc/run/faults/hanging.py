@@ -21,6 +21,8 @@ from mophpc.run.folder import RunFolder
 _PARTS = 10.0
 _LEAST_S, _MOST_S = 0.2, 1.0
 _MOST_BEAT_S = 5.0
+_STACK_S = 3.0
+"""A busy host may take so long to write the stack of a rank that hangs."""
 _SLEPT = 0.3
 """When nobody could look for this part of the limit, the process was suspended, as by Ctrl-Z."""
 
@@ -143,7 +145,8 @@ class Hanging:
 
     def _named(self, where: Whereabouts, seconds: float) -> LostError:
         log = self._folder.log(where.rank)
-        return hangs(where, seconds, log, _shown(log))
+        patience_s = _STACK_S if where.rank != self._sign.own.rank else 0.0
+        return hangs(where, seconds, log, _shown(log), patience_s=patience_s)
 
 
 def _shown(path: Path) -> str:

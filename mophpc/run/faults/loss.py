@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from mophpc.errors import LostError
 from mophpc.run.faults.places import Whereabouts, is_stopped, realm
 
 _TAIL_BYTES = 65536
+_STACK_LOOK_S = 0.05
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.+)')
 
 
@@ -38,7 +40,9 @@ def lost(found: Sequence[Whereabouts], *, memory: bool) -> LostError:
     return LostError(found[0].place, f"{cause}{why}{also}")
 
 
-def hangs(where: Whereabouts, seconds: float, log: Path, shown: str) -> LostError:
+def hangs(
+    where: Whereabouts, seconds: float, log: Path, shown: str, *, patience_s: float = 0.0
+) -> LostError:
     """Return the error that names a rank which gets on no more.
 
     Args:
@@ -46,11 +50,14 @@ def hangs(where: Whereabouts, seconds: float, log: Path, shown: str) -> LostErro
         seconds: without a minibatch.
         log: that has its stack.
         shown: the same, to be read.
+        patience_s: how long to wait for its stack, which is being written perhaps.
     """
     cause = f"it hangs: no minibatch for {seconds:.0f} s"
     if where.realm == realm() and is_stopped(where.pid):
         return LostError(where.place, f"{cause}; its process {where.pid} was stopped by a signal")
-    frame = innermost(log)
+    deadline = time.monotonic() + patience_s
+    while (frame := innermost(log)) is None and time.monotonic() < deadline:
+        time.sleep(_STACK_LOOK_S)
     if frame is None:
         return LostError(where.place, f"{cause}, and it left no stack{_when(where)}")
     return LostError(where.place, f"{cause}; it is {frame} (stacks in {shown})")

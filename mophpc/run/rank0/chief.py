@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mophpc.experiment import Experiment
-from mophpc.requests import RequestBox
+from mophpc.requests import Request, RequestBox
 from mophpc.run.costing import write_costs
 from mophpc.run.faults.halt import Halt, Muster
 from mophpc.run.ports import Tracking
@@ -64,6 +64,8 @@ class Chief:
         self._in_parts = in_parts
         self._has_warned = False
         self._shown = -1
+        self._granted: list[tuple[Request, str]] = []
+        """What people are told when it is in the journal."""
         self._journal = Journal(rooms.folder.journal)
         self._muster: Muster | None = None
         self.ledger = Ledger(prepared.configs, rooms.folder, rooms.events.now)
@@ -141,12 +143,15 @@ class Chief:
             director = self._director()
             if isinstance(director, str):
                 self._box.answer(request, False, director)
+                continue
+            accepted, text = grant(
+                request.wish, director, self._experiment, self._rooms.folder.path
+            )
+            if accepted:
+                self._granted.append((request, text))
+                director.hurry()
             else:
-                accepted, text = grant(
-                    request.wish, director, self._experiment, self._rooms.folder.path
-                )
-                self._box.answer(request, accepted, text)
-                self._rooms.view.note(f"{request}: {text}")
+                self._answer(request, text, accepted=False)
         if self._in_parts:
             self._planner.poll()
             if isinstance(self._planner, Director):
@@ -154,6 +159,10 @@ class Chief:
         self.coordinator.status.beat()
         if self._muster is not None:
             self._muster.poll(self._newest)
+
+    def _answer(self, request: Request, text: str, *, accepted: bool) -> None:
+        self._box.answer(request, accepted, text)
+        self._rooms.view.note(f"{request}: {text}")
 
     @property
     def has_to_think(self) -> bool:
@@ -207,7 +216,16 @@ class Chief:
         """Write down what the ranks are told, and tell them."""
         planner = self._planner
         if isinstance(planner, Director):
-            self._journal.promise(orders, planner.pool, planner.take_calls())
+            granted, self._granted = self._granted, []
+            self._journal.promise(
+                orders,
+                planner.pool,
+                planner.take_calls(),
+                planner.cuts,
+                [(request.name, text) for request, text in granted],
+            )
+            for request, text in granted:
+                self._answer(request, text, accepted=True)
         else:
             self._journal.promise(orders)
         self._tell(orders)
@@ -238,6 +256,8 @@ class Chief:
             if known is not None:
                 goal = known.steps // prepared.plan.num_shards
             pool.set_goal(config_id, goal, 0 if known is None else known.then)
+        director.cuts = earlier.told.cuts
+        self._box.complete(earlier.told.answers)
         director.recall(earlier.told.calls, earlier.metrics, earlier.finals)
         return director
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from mophpc.dimensions import Value
@@ -19,6 +18,7 @@ from mophpc.experiment import Objective
 from mophpc.run.rank0.ledger import Ledger
 from mophpc.run.rank0.planner import observed
 from mophpc.run.rank0.thought import Thought, make_up
+from mophpc.run.recovery.journal import Cut
 from mophpc.schedule.costs import Costs
 from mophpc.schedule.orders import Orders
 from mophpc.schedule.plan import Plan
@@ -29,18 +29,6 @@ Record = dict[str, Any]
 
 LOOK_S = 0.005
 """Between two looks at whether a rank runs out of visits, where nothing was heard of."""
-
-
-@dataclass(slots=True)
-class Cut:
-    """A config that waits before its goal, since somebody asked for that."""
-
-    goal: int
-    """Epochs that it was to make."""
-    then: int
-    stops: bool = False
-    clones: list[tuple[int, Mapping[str, Value], int]] = field(default_factory=list)
-    """Copies to be made of it: (config, hyperparameters, epochs)."""
 
 
 class Director:
@@ -101,6 +89,7 @@ class Director:
         self._inbox: list[Result] = []
         self._thought: Thought | None = None
         self._is_fresh = True
+        self._is_asked = False
         self._look_s = 0.0
         self._is_closed = False
         for config_id, start in enumerate(starts):
@@ -167,6 +156,10 @@ class Director:
         self._thought = thought = Thought()
         make_up(thought, self._method, inbox, self._room())
 
+    def hurry(self) -> None:
+        """Let the next `poll` tell the ranks what people have asked for, whatever they know."""
+        self._is_fresh = self._is_asked = True
+
     def poll(self) -> None:
         """Take up what was decided, and tell the ranks what follows; never waits.
 
@@ -185,7 +178,8 @@ class Director:
             self._take_up()
         if not self._is_closed and self._has_nothing_left():
             self._close()
-        if self.pool.due(now_s):
+        if self.pool.due(now_s) or self._is_asked:
+            self._is_asked = False
             begin_s = time.thread_time()  # a busy machine is no reason to plan less
             orders = self.pool.promise(now_s, self.ledger.take_news())
             self.pool.took(time.thread_time() - begin_s)

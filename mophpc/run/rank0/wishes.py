@@ -9,7 +9,8 @@ from mophpc.errors import RequestError, RunFolderError
 from mophpc.experiment import Experiment
 from mophpc.overrides import added, cloned
 from mophpc.requests import Add, Clone, Stop, Wish, find_config
-from mophpc.run.rank0.director import Cut, Director
+from mophpc.run.rank0.director import Director
+from mophpc.run.recovery.journal import Cut
 
 
 def grant(wish: Wish, director: Director, experiment: Experiment, run: Path) -> tuple[bool, str]:

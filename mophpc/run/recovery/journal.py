@@ -7,7 +7,8 @@ one that was changed, lost or put elsewhere is noticed.
 
 {"kind": "part", "time": 1764000000.0, "num_ranks": 4, "owners": [0, 1, 2, 3],
  "configs": [["c000-lr=0.1", {"lr": 0.1}]]}            the run begins, or goes on
-{"kind": "promise", "visits": ["c0e0s2r1n0"], ...}     ranks were told these visits
+{"kind": "promise", "visits": ["c0e0s2r1n0"], ...}     ranks were told these visits, after what
+                                                       was decided and what people asked for
 {"kind": "final", "config": 0, "status": "done", ...}  a config has ended
 """
 
@@ -18,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mophpc.dimensions import Value
@@ -46,6 +48,8 @@ class Journal:
         whole = path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
         self._chain = _split(whole)[1] if whole else ""
         self._goals: dict[int, list[Any]] = {}
+        # What an earlier part has written last is not known.
+        self._cuts: list[Any] | None = None if whole else []
 
     def part(self, plan: Plan, configs: Sequence[Config], time_s: float) -> None:
         """Say that a run begins or goes on.
@@ -74,6 +78,8 @@ class Journal:
         orders: Sequence[Orders],
         pool: Pool | None = None,
         calls: Sequence[Record] = (),
+        cuts: Mapping[int, Cut] = MappingProxyType({}),
+        answers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Write down what the ranks are told next, and what it follows from.
 
@@ -81,11 +87,21 @@ class Journal:
             orders: for each rank.
             pool: of a run in which configs are decided on.
             calls: of the method, in order, since the last time.
+            cuts: by config_id, all that there are.
+            answers: names of the requests that were granted since the last time, and what is
+                answered to each.
         """
         visits = [str(stop.visit) for own in orders for stop in own.stops]
         # All ranks get the same news; how a state is laid out is found out again.
         news = [item for item in orders[0].news if "values" in item]
-        self._promise(visits, goals=self._changed(pool), news=news, calls=list(calls))
+        facts = {"goals": self._changed(pool), "news": news, "calls": list(calls)}
+        found: dict[str, list[Any]] = {key: value for key, value in facts.items() if value}
+        records = [cut.record(config_id) for config_id, cut in sorted(cuts.items())]
+        if pool is not None and records != self._cuts:
+            self._cuts = found["cuts"] = records
+        if answers:
+            found["answers"] = [list(pair) for pair in answers]
+        self._promise(visits, **found)
 
     def final(self, record: Mapping[str, Any]) -> None:
         """Write down that a config has ended."""
@@ -96,9 +112,8 @@ class Journal:
         self._lines.close()
 
     def _promise(self, visits: list[str], **facts: list[Any]) -> None:
-        found = {key: value for key, value in facts.items() if value}
-        if visits or found:
-            self._write({"kind": "promise", "visits": visits} | found)
+        if visits or facts:
+            self._write({"kind": "promise", "visits": visits} | facts)
 
     def _write(self, record: Record) -> None:
         # The bytes that the line will have up to its last word.
@@ -135,6 +150,23 @@ class Goal:
 
 
 @dataclass(slots=True)
+class Cut:
+    """A config that waits before its goal, since somebody asked for that."""
+
+    goal: int
+    """Epochs that it was to make."""
+    then: int
+    stops: bool = False
+    clones: list[tuple[int, Mapping[str, Value], int]] = field(default_factory=list)
+    """Copies to be made of it: (config, hyperparameters, epochs)."""
+
+    def record(self, config_id: int) -> list[Any]:
+        """Return it as the journal has it."""
+        clones = [[clone, dict(values), epochs] for clone, values, epochs in self.clones]
+        return [config_id, self.goal, self.then, self.stops, clones]
+
+
+@dataclass(slots=True)
 class Told:
     """What a journal says."""
 
@@ -152,6 +184,10 @@ class Told:
     """By config_id and step: the visits that were promised."""
     goals: dict[int, Goal] = field(default_factory=dict)
     """By config_id, where configs are decided on."""
+    cuts: dict[int, Cut] = field(default_factory=dict)
+    """By config_id."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """By the name of a request that was granted."""
     calls: list[Record] = field(default_factory=list)
     """Of the method, in order."""
     finals: dict[int, Record] = field(default_factory=dict)
@@ -181,8 +217,19 @@ class Told:
             for config_id, goal, then, end, is_over in line.get("goals", ()):
                 self.goals[int(config_id)] = Goal(int(goal), int(then), int(end), bool(is_over))
             self.calls += line.get("calls", ())
+            if "cuts" in line:
+                self.cuts = {int(cut[0]): self._cut(*cut[1:]) for cut in line["cuts"]}
+            self.answers |= {str(name): str(text) for name, text in line.get("answers", ())}
         elif line["kind"] == "final":
             self.finals[int(line["config"])] = line
+
+    def _cut(self, goal: int, then: int, stops: bool, clones: Sequence[Any]) -> Cut:
+        found: list[tuple[int, Mapping[str, Value], int]] = []
+        for clone, values, epochs in clones:
+            if not 0 <= clone < len(self.configs):
+                raise ValueError(f"there is no config {clone}")
+            found.append((int(clone), dict(values), int(epochs)))
+        return Cut(int(goal), int(then), bool(stops), found)
 
     def _begin(self, name: str, values: dict[str, Value]) -> None:
         check_name(name)
