@@ -7,10 +7,12 @@ In TOML a list is a choice, and a table has one of the keys `choice`, `uniform`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mophpc.settings import Settings
 
 Value: TypeAlias = bool | int | float | str
 """A hyperparameter's value."""
@@ -26,20 +28,14 @@ MOST_STEPS = 1_000_000
 
 KINDS = ("choice", "uniform", "loguniform", "integer")
 
-
-SETTINGS = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
-"""Of all settings: they name what they do not know, and do not change."""
-
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 Bounds = Annotated[list[_Finite], Field(min_length=2, max_length=2)]
 """The lowest and the highest value; both may be drawn."""
 IntegerBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class _Conditional(BaseModel):
-    model_config = SETTINGS
-
-    when: dict[Name, Value | list[Value]] = {}
+class _Conditional(Settings):
+    when: dict[Name, Value | list[Value]] = Field(default_factory=dict)
     """The hyperparameter exists only where these others have such a value, or one of these."""
 
     def exists(self, values: Mapping[str, Value]) -> bool:
@@ -182,26 +178,42 @@ _MODELS: dict[str, type[Dimension]] = {
 
 def choice(values: Sequence[Value], *, when: Mapping[str, Any] | None = None) -> Choice:
     """Return a dimension of several values."""
-    return Choice(choice=list(values), when=dict(when or {}))
+    return Choice(choice=_as_list(values), when=_as_table(when))
 
 
 def uniform(
     low: float, high: float, *, step: float | None = None, when: Mapping[str, Any] | None = None
 ) -> Uniform:
     """Return a dimension of numbers; with `step` only those that many steps above `low`."""
-    return Uniform(uniform=[float(low), float(high)], step=step, when=dict(when or {}))
+    return Uniform(uniform=_floats([low, high]), step=step, when=_as_table(when))
 
 
 def loguniform(low: float, high: float, *, when: Mapping[str, Any] | None = None) -> LogUniform:
     """Return a dimension of positive numbers whose logarithm is uniform."""
-    return LogUniform(loguniform=[float(low), float(high)], when=dict(when or {}))
+    return LogUniform(loguniform=_floats([low, high]), when=_as_table(when))
 
 
 def integer(
     low: int, high: int, *, step: int = 1, log: bool = False, when: Mapping[str, Any] | None = None
 ) -> Integer:
     """Return a dimension of integers, both bounds included."""
-    return Integer(integer=[low, high], step=step, log=log, when=dict(when or {}))
+    return Integer(integer=[low, high], step=step, log=log, when=_as_table(when))
+
+
+def _as_list(given: Any) -> Any:
+    """Return a sequence as a list; what is none is named as it is."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given
+
+
+def _as_table(given: Any) -> Any:
+    if given is None:
+        return {}
+    return dict(given) if isinstance(given, Mapping) else given
+
+
+def _floats(given: list[Any]) -> list[Any]:
+    """Return integers as floats, which a strict model does not take for numbers."""
+    return [float(value) if type(value) is int else value for value in given]
 
 
 def dimension(given: Any) -> Any:
@@ -220,7 +232,7 @@ def dimension(given: Any) -> Any:
         raise ValueError(f"has {has}; allowed: a list, or a table with one of {', '.join(KINDS)}")
     table = dict(given)
     if kinds[0] in ("uniform", "loguniform") and isinstance(table[kinds[0]], list):
-        table[kinds[0]] = [float(v) if type(v) is int else v for v in table[kinds[0]]]
+        table[kinds[0]] = _floats(table[kinds[0]])
     return _MODELS[kinds[0]].model_validate(table)
 
 
@@ -294,9 +306,21 @@ def _check_condition(
     if parent == name or parent not in space:
         others = ", ".join(other for other in space if other != name) or "none is there"
         raise ValueError(f"space.{name}.when names '{parent}'; allowed: another one ({others})")
+    asked = allowed if isinstance(allowed, list) else [allowed]
+    if not asked:
+        raise ValueError(
+            f"space.{name}.when gives no value of {parent}; allowed: one that it has, or a list of "
+            f"such"
+        )
     grid = space[parent].grid
-    for value in allowed if isinstance(allowed, list) else [allowed]:
-        if grid is not None and not is_among(value, grid):
+    if grid is None:
+        raise ValueError(
+            f"space.{name}.when asks for {parent} = {allowed!r}, which is drawn between bounds and "
+            f"never exactly that; allowed: one whose values can be counted (a choice, integers, or "
+            f"a number with a step)"
+        )
+    for value in asked:
+        if not is_among(value, grid):
             shown = ", ".join(map(repr, grid[:8])) + (", ..." if len(grid) > 8 else "")
             raise ValueError(
                 f"space.{name}.when asks for {parent} = {value!r}, which it never is; it can be "
@@ -306,7 +330,6 @@ def _check_condition(
 
 __all__ = [
     "KINDS",
-    "SETTINGS",
     "Choice",
     "Dimension",
     "Integer",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     Field,
     ValidationError,
     field_serializer,
@@ -19,7 +18,6 @@ from pydantic_core import PydanticCustomError
 
 from mophpc.dimensions import (
     KINDS,
-    SETTINGS,
     Dimension,
     Name,
     Value,
@@ -33,29 +31,15 @@ from mophpc.fault_settings import Faults, Signals
 from mophpc.loading import load_callable, reference_of, resolve, source_sha256
 from mophpc.outputs import Checkpoints, Track
 from mophpc.search_settings import Search, check_search, method_of, sampler_of
+from mophpc.settings import Settings, explain
 
-_ALLOWED = {
-    "too_short": "a list of at least 1 value",
-    "model_type": "a table of fields",
-    "dict_type": "a table",
-    "string_too_short": "text that is not empty",
-}
-"""Where pydantic's words are not a user's."""
-
-_BOUNDS = ("uniform", "loguniform", "integer")
 _DIMENSIONS = {model.__name__: model for model in get_args(Dimension)}
-
-_VALUE_TYPES = ("bool", "int", "float", "str")
 
 MEASURED, EQUAL = "measured", "equal"
 """Where costs come from, if not from a file."""
 
 
-class _Settings(BaseModel):
-    model_config = SETTINGS
-
-
-class Data(_Settings):
+class Data(Settings):
     """Where the rows are."""
 
     store: str
@@ -71,7 +55,7 @@ class Data(_Settings):
         return str(value) if isinstance(value, Path) else value
 
 
-class Objective(_Settings):
+class Objective(Settings):
     """What the best config is."""
 
     metric: str = "valid_loss"
@@ -93,7 +77,7 @@ class Objective(_Settings):
         return self.mode == "max"
 
 
-class Schedule(_Settings):
+class Schedule(Settings):
     """How the visits are ordered."""
 
     policy: Literal["balanced", "random", "round-robin"] | None = None
@@ -127,7 +111,7 @@ class Schedule(_Settings):
         return self.renew and self.planner == "balanced"
 
 
-class Hop(_Settings):
+class Hop(Settings):
     """How states travel between ranks."""
 
     progress: Literal["thread", "between"] | None = None
@@ -142,12 +126,12 @@ _Use = Literal["auto", "cpu", "cuda", "twin"]
 DEVICES: tuple[str, ...] = get_args(_Use)
 
 
-class Device(_Settings):
+class Device(Settings):
     """What the ranks train on."""
 
     use: _Use = "auto"
     """`auto` is a GPU where there is one; `twin` stands in for one on the CPU, to try staging."""
-    indices: list[Annotated[int, Field(ge=0, lt=1024)]] = []
+    indices: list[Annotated[int, Field(ge=0, lt=1024)]] = Field(default_factory=list)
     """GPU of each rank of a host, by local rank, as in [0, 0, 1, 1]; empty: one after the other."""
     deterministic: bool = True
     """Whether a GPU may use only algorithms that give equal bytes each time."""
@@ -161,7 +145,7 @@ class Device(_Settings):
     no checksum; else they are always staged through the host."""
 
 
-class Experiment(_Settings):
+class Experiment(Settings):
     """Everything that decides what a run computes."""
 
     build: str
@@ -180,22 +164,11 @@ class Experiment(_Settings):
     checkpoints: Checkpoints = Checkpoints()
     signals: Signals = Signals()
     track: Track = Track()
-    space: dict[Name, Dimension] = {}
+    space: dict[Name, Dimension] = Field(default_factory=dict)
     """Hyperparameter to its values: a list, or one of `mophpc.choice`, `uniform`, `loguniform` and
     `integer`, which are tables in TOML."""
-    configs: list[dict[Name, Value]] = []
+    configs: list[dict[Name, Value]] = Field(default_factory=list)
     """Explicit configs, instead of a space."""
-
-    def __init__(self, **settings: Any) -> None:
-        """Check the settings.
-
-        Raises:
-            ExperimentError: one is unknown, missing or wrong; says what is allowed.
-        """
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise ExperimentError(explain(error)) from error
 
     @field_validator("build", mode="before")
     @classmethod
@@ -328,7 +301,7 @@ def load_experiment(path: Path) -> Experiment:
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
-        raise ExperimentError(f"{path}: {explain(error)}") from error
+        raise ExperimentError(f"{path}: {explain(error, Experiment)}") from error
 
 
 def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
@@ -424,54 +397,3 @@ def _under(place: str, text: str, *, is_list: bool) -> str:
         return f"{place} {text}"
     text = text.replace("field '", f"field '{place}.", 1)
     return text.replace(f"{place}.choice", place, 1) if is_list else text
-
-
-def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """Say in one sentence what is wrong with the first bad field, and what is allowed.
-
-    Args:
-        error: what pydantic found.
-        model: whose fields they are; an experiment's by default.
-    """
-    # An unknown field comes first: it is often the misspelt one that is then missing.
-    found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    first = found[0]
-    location = first["loc"]
-    place = ".".join(str(part) for part in location)
-    kind, given = first["type"], first.get("input")
-    if kind == "extra_forbidden":
-        allowed = ", ".join(_fields_at(location[:-1], model or Experiment))
-        return f"unknown field '{place}'; allowed here: {allowed}"
-    if kind == "missing":
-        return f"field '{place}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if kind == "whole":
-        return message
-    if kind == "value_error":
-        return f"{place}: {message}" if place else message
-    if location[-1] in _VALUE_TYPES:
-        place = ".".join(str(part) for part in location[:-1])
-        message = "a boolean, integer, float or string"
-    if kind == "string_pattern_mismatch":
-        message = "a name of letters, digits and underscores that does not start with a digit"
-        place = place.removesuffix(".[key]")
-    message = _ALLOWED.get(kind, message)
-    if location[-1] in _BOUNDS and kind in ("too_short", "too_long", "list_type"):
-        message = "a list of 2 numbers, the lowest and the highest"
-    message = message.removeprefix("Input should be ").removeprefix("a valid ")
-    message = message.replace("greater than or equal to", "at least")
-    message = message.replace("less than or equal to", "at most")
-    return f"field '{place}' is {given!r}; allowed: {message}"
-
-
-def _fields_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    for part in location:
-        field = model.model_fields.get(str(part))
-        annotation = None if field is None else field.annotation
-        # As a table, or as nothing at all.
-        kinds = [k for k in (annotation, *get_args(annotation)) if isinstance(k, type)]
-        models = [kind for kind in kinds if issubclass(kind, BaseModel)]
-        if not models:
-            return ["nothing"]
-        model = models[0]
-    return list(model.model_fields)

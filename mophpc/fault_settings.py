@@ -5,17 +5,13 @@ from __future__ import annotations
 import signal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from mophpc.dimensions import SETTINGS
+from mophpc.settings import Settings
 
 
-class _Settings(BaseModel):
-    model_config = SETTINGS
-
-
-class Faults(_Settings):
+class Faults(Settings):
     """When ranks are given up."""
 
     hang_s: Annotated[float, Field(ge=0.0, le=1e6)] = 600.0
@@ -31,10 +27,10 @@ class Faults(_Settings):
 _NEVER = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"}
 
 
-class Signals(_Settings):
+class Signals(Settings):
     """How a run is asked to stop, besides SIGTERM and SIGINT, so that it can go on later."""
 
-    also: list[str] = ["SIGUSR1"]
+    also: list[str] = Field(default_factory=lambda: ["SIGUSR1"])
     """Further signals that mean it, as schedulers send them before a time limit."""
     limit_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 60.0
     """Seconds in which states must be on disk; then the run ends without the others."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from mophpc.dimensions import SETTINGS
+from mophpc.settings import Settings
 
 _MOST_MINUTES = 100_000
 
 
-class Checkpoints(BaseModel):
+class Checkpoints(Settings):
     """Which weights of a config are kept."""
-
-    model_config = SETTINGS
 
     keep: Annotated[int, Field(ge=0, le=100)] = 1
     """How many of its epochs, the best by the objective."""
@@ -39,10 +37,8 @@ class Checkpoints(BaseModel):
         raise PydanticCustomError("whole", "{text}", {"text": text})
 
 
-class Wandb(BaseModel):
+class Wandb(Settings):
     """How Weights & Biases is told."""
-
-    model_config = SETTINGS
 
     project: Annotated[str, Field(min_length=1)] = "mophpc"
     entity: str | None = None
@@ -51,10 +47,8 @@ class Wandb(BaseModel):
     """`offline` writes into the run folder, for `wandb sync`."""
 
 
-class Track(BaseModel):
+class Track(Settings):
     """Trackers that are told of configs, metrics and results; all offline unless told otherwise."""
-
-    model_config = SETTINGS
 
     tensorboard: bool | str = False
     """Whether, or the folder in which the run gets a folder of its own; in a TOML file relative to

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from mophpc.dimensions import Value
 from mophpc.errors import RequestError, RunFolderError
-from mophpc.experiment import Experiment, explain, load_experiment
+from mophpc.experiment import Experiment, load_experiment
 from mophpc.overrides import added, check_values, cloned, parse_settings
 from mophpc.report.results import is_terminal, print_table
 from mophpc.report.status import heading, status_table
@@ -40,6 +40,7 @@ from mophpc.requests import (
 )
 from mophpc.run.faults.places import read_places
 from mophpc.saved import load_run
+from mophpc.settings import explain
 from mophpc.status_file import ConfigStatus, Status, read_status
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mophpc.dimensions import SETTINGS, Name, Value
+from mophpc.dimensions import Name, Value
 from mophpc.errors import RunFolderError
-from mophpc.experiment import explain
 from mophpc.files import write_json
+from mophpc.settings import SETTINGS, explain
 
 LARGEST = 65_536
 """Bytes of a request or an answer; more is not read."""

@@ -7,6 +7,7 @@ model needs the user's `build`, which is imported when a model is asked for, and
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def load_run(path: Path | str) -> SavedRun:
     Raises:
         RunFolderError: there is no run, or it did not end, or its files are damaged.
     """
-    path = Path(path)
+    path = _folder(path)
     if not (path / "experiment.toml").is_file():
         raise RunFolderError(f"'{path}' holds no run; give the folder that 'mophpc run' made")
     if not (path / "results.json").is_file():
@@ -205,7 +206,7 @@ def load_model(folder: Path | str) -> nn.Module:
         RunFolderError: the folder holds no export, or its weights are others.
         ExperimentError: `build` cannot be imported or called.
     """
-    folder = Path(folder)
+    folder = _folder(folder)
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         reference, values = described["build"], described["hyperparameters"]
@@ -214,6 +215,12 @@ def load_model(folder: Path | str) -> nn.Module:
             f"'{folder}' holds no export; give the folder that 'mophpc export' made"
         ) from error
     return _load(load_callable(reference, folder), values, folder / WEIGHTS)
+
+
+def _folder(given: Path | str) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise RunFolderError(f"the folder is {given!r}; allowed: a path")
+    return Path(given)
 
 
 def _load(build: Any, values: dict[str, Any], weights: Path) -> nn.Module:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from mophpc.dimensions import SETTINGS, Choice, Dimension, Name
+from mophpc.dimensions import Choice, Dimension, Name
 from mophpc.loading import reference_of
+from mophpc.settings import Settings
 
 MOST_CONFIGS = 32_768
 """Each has a message tag of its own, and this is how many tags every MPI has."""
@@ -54,10 +55,8 @@ def is_reference(name: str) -> bool:
     return _REFERENCE.fullmatch(name) is not None
 
 
-class Search(BaseModel):
+class Search(Settings):
     """How configs are made, and how long each of them goes on."""
-
-    model_config = SETTINGS
 
     method: str | None = None
     """`grid` is every combination of the space, `random` draws from it, `list` is [[configs]]; an
@@ -83,9 +82,9 @@ class Search(BaseModel):
     """`population`: epochs of a generation. None: a tenth of all, at least one."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """`population`: the share of configs that take another's place, and of those that lend it."""
-    factors: Annotated[
-        list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)
-    ] = [0.8, 1.2]
+    factors: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=lambda: [0.8, 1.2], min_length=1
+    )
     """`population`: a hyperparameter that is explored is multiplied by one of these."""
     explore: list[Name] | None = None
     """`population`: the hyperparameters that change. None: all with numbers between bounds. Leave
@@ -99,7 +98,7 @@ class Search(BaseModel):
     in_flight: Annotated[int, Field(ge=1, le=MOST_CONFIGS)] | None = None
     """Configs in training at a time, where they come one after another. None: twice the ranks,
     and four times the ranks for `asha`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """For your own method, as `brief.options`; for an Optuna sampler, its keyword arguments."""
 
     @field_validator("method", "constraint", mode="before")
@@ -269,7 +268,8 @@ def _check_unused(search: Search, method: str, sampler: str) -> None:
     owners |= dict.fromkeys(("interval", "quantile", "factors", "explore"), ("population",))
     for name, methods in owners.items():
         # Compared with the default, since a run folder's experiment.toml holds defaults too.
-        if getattr(search, name) != Search.model_fields[name].default and method not in methods:
+        default = Search.model_fields[name].get_default(call_default_factory=True)
+        if getattr(search, name) != default and method not in methods:
             raise ValueError(
                 f'search.{name} is for {", ".join(methods)}, and search.method is "{method}"'
             )

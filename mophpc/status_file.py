@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mophpc.dimensions import Value
 from mophpc.errors import RunFolderError
-from mophpc.experiment import explain
+from mophpc.settings import explain
 
 State: TypeAlias = Literal["running", "ended", "failed", "interrupted"]
 Standing: TypeAlias = Literal[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+import mophpc
 from mophpc import Data, Experiment, Objective, Schedule
 from mophpc.errors import ExperimentError
 from mophpc.experiment import Search, load_experiment
@@ -303,3 +305,25 @@ def test_the_experiments_that_are_shipped_can_be_loaded():
     assert paths
     for path in paths:
         load_experiment(path).load_build()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: mophpc.Search(constraint=lambda _: True), "constraint: constraint is '"),
+        (lambda: mophpc.Search(method=3), "field 'method' is 3; allowed: string"),
+        (lambda: mophpc.Search(reduktion=3), "unknown field 'reduktion'; allowed here: method, "),
+        (lambda: mophpc.Objective(metric="accuracy"), "metric 'accuracy' needs a mode: say mode"),
+        (mophpc.Data, "field 'store' is missing"),
+        (lambda: mophpc.Device(use="gpu"), "field 'use' is 'gpu'; allowed: "),
+        (lambda: mophpc.Schedule(lookahead=0), "field 'lookahead' is 0; allowed: at least 1"),
+        (lambda: mophpc.Hop(checksum=1), "field 'checksum' is 1; allowed: boolean"),
+        (lambda: mophpc.Faults(hang_s=-1), "field 'hang_s' is -1; allowed: "),
+        (lambda: mophpc.Signals(also=["SIGX"]), "field 'signals.also"),
+        (lambda: mophpc.Checkpoints(states="never"), "field 'checkpoints.states' is 'never'"),
+    ],
+)
+def test_a_mistake_in_a_part_is_one_sentence(make, said):
+    with pytest.raises(ExperimentError, match=f"^{re.escape(said)}") as caught:
+        make()
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "mophpc"
 
 BASE = {
     "_version",
+    "settings",
     "dimensions",
     "errors",
     "files",
@@ -51,6 +52,7 @@ FLOORS = [BASE, ROOMS, {"report"}, {"run"}, FACE]
 the rooms of one floor do not know each other; those of the base are one room."""
 
 THIRD_PARTY = {
+    "settings": {"pydantic"},
     "experiment": {"pydantic", "pydantic_core"},
     "dimensions": {"pydantic"},
     "outputs": {"pydantic", "pydantic_core"},

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mophpc.errors import RunFolderError
+from mophpc.errors import ExperimentError, RunFolderError
+from mophpc.experiment import load_experiment
 from mophpc.report.lines import read_records
 from mophpc.report.run_events import Activity, read_activity
 from mophpc.report.run_plan import Schedule, read_schedule
@@ -87,7 +88,10 @@ def read_run(path: Path) -> RunData:
         RunFolderError: it holds no run.
     """
     if not (path / "experiment.toml").is_file():
-        raise RunFolderError(f"'{path}' holds no run; give the folder that 'mophpc run' made")
+        raise RunFolderError(
+            f"'{path}' holds no run: it has no experiment.toml; give the folder that 'mophpc run' "
+            f"made"
+        )
     run = RunData(path)
     _read_settings(run)
     run.schedule = read_schedule(path / "plan.json", run.problems)
@@ -123,9 +127,14 @@ def _scalar(value: Any) -> Value:
 
 
 def _read_settings(run: RunData) -> None:
+    path = run.path / "experiment.toml"
     try:
-        run.settings_text = (run.path / "experiment.toml").read_text(encoding="utf-8")
+        run.settings_text = path.read_text(encoding="utf-8")
         run.settings = tomllib.loads(run.settings_text)
+        load_experiment(path)
+    except ExperimentError as error:
+        text = str(error).removeprefix(f"{path}: ")
+        run.problems.append(f"experiment.toml is none of a run: {_short(ValueError(text))}.")
     except (OSError, ValueError, RecursionError) as error:
         run.problems.append(f"experiment.toml is damaged: {_short(error)}.")
     objective = run.settings.get("objective")

@@ -120,7 +120,8 @@ class TorchTrainer:
                 raise ExperimentError(
                     f"config {self.name(config_id)}: the new hyperparameters make a model whose "
                     f"'{tensor_name}' is of shape {tuple(tensor.shape)}; in the state that was "
-                    f"copied it is {slots.get(tensor_name, 'not there')}"
+                    f"copied it is {slots.get(tensor_name, 'not there')}; what shapes a model "
+                    f"must stay (for a population, leave it out of search.explore)"
                 )
 
     def is_copy(self, config_id: int, step: int) -> bool:

@@ -187,7 +187,8 @@ def _write_results(
 def _write_experiment(folder: Path, shape: Shape) -> None:
     (folder / "experiment.toml").write_text(
         f'build = "tune.py:build"\nepochs = {shape.epochs}\nseed = 1\n\n'
-        '[data]\nstore = "rows.zarr"\n\n[objective]\nmetric = "accuracy"\nmode = "max"\n'
+        '[data]\nstore = "rows.zarr"\n\n[objective]\nmetric = "accuracy"\nmode = "max"\n\n'
+        "[space]\nlr = [0.01, 0.02]\nbatch_size = [32, 64]\n"
     )
 
 

@@ -49,7 +49,11 @@ def test_the_same_run_gives_the_same_page(capsys, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "'nowhere' holds no run; give the folder that 'mophpc run' made"),
+        (
+            ["nowhere"],
+            "'nowhere' holds no run: it has no experiment.toml; give the folder that 'mophpc run' "
+            "made",
+        ),
         (["RUN", "--out", "nowhere/x.html"], "name a file in a folder that exists"),
         (["RUN", "--out", "RUN"], "is a folder; give a file, as in"),
         (["RUN", "--watts", "-1"], "--watts is -1; allowed: a number from 0, per rank"),

@@ -132,12 +132,13 @@ def test_nothing_but_an_experiment(tmp_path):
     (tmp_path / "experiment.toml").write_text("")
     run = read_run(tmp_path)
     assert run.rows == []
-    assert len(run.problems) == 4
+    assert len(run.problems) == 5
+    assert "experiment.toml is none of a run: field 'build' is missing." in run.problems
     assert make_timeline(run).window() == (0.0, 0.0)
 
 
 def test_no_run(tmp_path):
-    with pytest.raises(RunFolderError, match="holds no run; give the folder"):
+    with pytest.raises(RunFolderError, match=r"holds no run: it has no experiment.toml; give the"):
         read_run(tmp_path)
 
 

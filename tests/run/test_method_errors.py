@@ -51,6 +51,11 @@ class Ponders(Begins):
         return super().tell(result)
 
 
+class Forgets(Begins):
+    def tell(self, result: Result) -> list[Decision]:
+        return []
+
+
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path, 4)
@@ -88,6 +93,14 @@ def test_a_method_that_thinks_for_long_is_said_once_when_it_is_made_and_once_lat
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("Ponders' has been thinking for 0 s; ranks that have no" in line for line in lines)
+
+
+@pytest.mark.parametrize("method", [Begins, Forgets])
+def test_configs_that_a_method_leaves_without_a_decision_are_said(tmp_path, store, method, capsys):
+    run(tmp_path / "run", store, method, 2)
+    said = capsys.readouterr().err
+    forgot = "has started nothing more and left 4 configs without a decision; they are stopped"
+    assert said.count(forgot) == (1 if method is Forgets else 0)
 
 
 @pytest.mark.timeout(60)

@@ -210,3 +210,9 @@ def test_half_a_line_at_the_end_of_metrics_is_none_and_another_is_named(folder, 
         with pytest.raises(RunFolderError, match=r"line 1 of '.*metrics.jsonl' is damaged"):
             call()
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("read", [mophpc.load_run, mophpc.load_model])
+def test_a_folder_is_a_path(read):
+    with pytest.raises(RunFolderError, match="the folder is 5; allowed: a path"):
+        read(5)

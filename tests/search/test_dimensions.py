@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 
@@ -98,6 +99,10 @@ def experiment(**space):
             r"space.a.when names 'c'; allowed: another one \(b\)",
         ),
         (
+            {"a": mophpc.choice([1], when={"b": []}), "b": ["x", "y"]},
+            r"space.a.when gives no value of b; allowed: one that it has",
+        ),
+        (
             {"a": mophpc.choice([1], when={"b": "z"}), "b": ["x", "y"]},
             r"space.a.when asks for b = 'z', which it never is; it can be 'x', 'y'",
         ),
@@ -180,3 +185,31 @@ def test_what_a_condition_asks_for_comes_before_it():
         "arch": mophpc.choice(["cnn", "mlp"]),
     }
     assert in_order(space) == ["arch", "kernel", "dilation"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: mophpc.uniform(1, 0), r"uniform = [1.0, 0.0]: the lower bound is above"),
+        (lambda: mophpc.uniform("a", 1), "field 'uniform.0' is 'a'; allowed: number"),
+        (lambda: mophpc.uniform(0, True), "field 'uniform.1' is True; allowed: number"),
+        (lambda: mophpc.uniform(0, 1, step="x"), "field 'step' is 'x'; allowed: number"),
+        (lambda: mophpc.loguniform(0, 1), "loguniform = [0.0, 1.0]: the lower bound must be above"),
+        (lambda: mophpc.integer(1.5, 2), "field 'integer.0' is 1.5; allowed: integer"),
+        (lambda: mophpc.choice([]), "field 'choice' is []; allowed: a list of at least 1 value"),
+        (lambda: mophpc.choice(3), "field 'choice' is 3; allowed: list"),
+        (lambda: mophpc.choice("abc"), "field 'choice' is 'abc'; allowed: list"),
+        (lambda: mophpc.choice([1], when=3), "field 'when' is 3; allowed: a table"),
+    ],
+)
+def test_a_mistake_in_python_is_one_sentence(make, said):
+    with pytest.raises(ExperimentError, match=f"^{re.escape(said)}") as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_condition_on_a_number_between_bounds_is_refused():
+    space = {"a": mophpc.choice([1], when={"b": 0.5}), "b": mophpc.uniform(0, 1)}
+    with pytest.raises(ValueError, match=r"asks for b = 0.5, which is drawn between bounds"):
+        in_order(space)
+    in_order(space | {"b": mophpc.uniform(0, 1, step=0.5)})

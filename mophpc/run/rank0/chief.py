@@ -25,6 +25,7 @@ from mophpc.schedule.orders import Orders
 from mophpc.schedule.pool import Pool
 from mophpc.schedule.renewal import Renewal
 from mophpc.search import room_of
+from mophpc.search_settings import is_reference
 
 Record = dict[str, Any]
 
@@ -62,7 +63,7 @@ class Chief:
         self._prepared = prepared
         self._tell = tell
         self._in_parts = in_parts
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_left = False
         self._shown = -1
         self._granted: list[tuple[Request, str]] = []
         """What people are told when it is in the journal."""
@@ -156,6 +157,7 @@ class Chief:
             self._planner.poll()
             if isinstance(self._planner, Director):
                 self._show(self._planner)
+                self._warn_of(self._planner.undecided)
         self.coordinator.status.beat()
         if self._muster is not None:
             self._muster.poll(self._newest)
@@ -174,6 +176,15 @@ class Chief:
         assert isinstance(self._planner, Director)
         with said_if_long(self._experiment, self._warn_once):
             self._planner.think()
+
+    def _warn_of(self, undecided: int) -> None:
+        """Say that a method of the user's own has left configs waiting."""
+        if undecided and is_reference(self._experiment.method) and not self._has_warned_of_left:
+            self._has_warned_of_left = True
+            self._rooms.view.warn(
+                f"search.method '{self._experiment.method}' has started nothing more and left "
+                f"{undecided} configs without a decision; they are stopped"
+            )
 
     def _warn_once(self, text: str) -> None:
         if not self._has_warned:

@@ -69,6 +69,8 @@ class Director:
         self.pool = pool
         self.ledger = ledger
         self.epochs = epochs
+        self.undecided = 0
+        """Configs that waited when nothing followed any more."""
         self.predictions: list[dict[str, float]] = []
         """Nothing is predicted here."""
         self.cuts: dict[int, Cut] = {}
@@ -455,5 +457,6 @@ class Director:
         self._is_closed = self._is_fresh = True
         for config_id in range(len(self.pool.members)):
             if self.pool.waits(config_id):
+                self.undecided += config_id in self._numbers
                 self.stop_now(config_id)
         self.pool.close()
