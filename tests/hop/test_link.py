@@ -62,9 +62,9 @@ class Contract:
         def body(transport):
             group = Group(transport)
             group.barrier()
-            time.sleep(0.5 if transport.rank == transport.size - 1 else 0.0)
+            time.sleep(2.0 if transport.rank == transport.size - 1 else 0.0)
             link = measure_link(transport, group, LEAST_BYTES, rounds=1)  # no median helps
-            assert link.hop_s(LEAST_BYTES) < 0.3
+            assert link.hop_s(LEAST_BYTES) < 1.0
 
         run(body)
 
