@@ -16,6 +16,7 @@ MophpcError                 everything that mophpc raises on purpose
 │   └── UnreachableError    MPI failed in a message from or to a rank
 ├── RunError                anything that failed inside a run, with the place where it did
 │   └── LostError           another rank is lost, or hangs
+│       └── CutOffError     a host cannot be reached
 └── InterruptError          a signal asked the run to stop
 """
 
@@ -131,3 +132,7 @@ class RunError(MophpcError, RuntimeError):
 
 class LostError(RunError):
     """A rank is lost, or hangs; `place` is that rank's, not that of who raises this."""
+
+
+class CutOffError(LostError):
+    """The host of another rank cannot be reached; what is sent to it may keep MPI from ending."""

@@ -18,7 +18,11 @@ class Faults(Settings):
     """A rank that has made no minibatch for so many seconds in a visit hangs, and ends the run; 0:
     no rank ever does. Of a config's first minibatch on a rank it may take three times as long."""
 
-    @field_validator("hang_s", mode="before")
+    silent_s: Annotated[float, Field(ge=0.0, le=1e6)] = 6.0
+    """A host of which nothing was heard for so many seconds, by MPI nor in the run folder, is given
+    up, and all ranks end; 0: no host ever is. Not where ranks survive: there MPI decides."""
+
+    @field_validator("hang_s", "silent_s", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
         return 0.0 if value is False else value

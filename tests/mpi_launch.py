@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # What a launcher tells its ranks; a test under mpirun must not pass it on to another mpirun.
 _FROM_A_LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "HYDI_", "MPIR_", "MPI_LOCAL")
@@ -49,14 +49,21 @@ def mpirun_command(num_ranks: int, *command: str | Path) -> list[str]:
 def launched(
     num_ranks: int, *command: str | Path, env: Mapping[str, str] | None = None, **popen: Any
 ) -> subprocess.Popen[str]:
-    """Start `command` under mpirun, in a session (and so a process group) of its own.
+    """Start `command` under mpirun, as `started` does."""
+    return started(mpirun_command(num_ranks, *command), env=env, **popen)
+
+
+def started(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, **popen: Any
+) -> subprocess.Popen[str]:
+    """Start a command line in a session (and so a process group) of its own.
 
     The environment's programs come first on PATH: `mophpc` and `python` are the tested ones. `env`
     is added to this process's environment. Use `end` on what this returns, whatever happens.
     """
     popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
     return subprocess.Popen(
-        mpirun_command(num_ranks, *command),
+        command,
         env=_environment(env or {}),
         stdin=subprocess.DEVNULL,
         text=True,

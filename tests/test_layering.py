@@ -96,6 +96,7 @@ WIRING = {
     "run.outcome",  # writes the results
     "run.survive",  # returns them, and chooses the transport anew
     "run.faults.halt",  # messages between ranks that stop
+    "run.faults.heartbeat",  # messages between hosts
     "run.costing",  # times batches of the trainer, and hops
     "run.planning",  # looks at the store's shards and the trainer's states
     "run.local",  # the in-process transport's world

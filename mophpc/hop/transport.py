@@ -11,9 +11,9 @@ import numpy as np
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
-HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL, STOPS, KEPT = range(9)
+HOPS, RESTS, ANSWERS, AGAIN, REPORTS, ORDERS, CONTROL, STOPS, KEPT, BEATS = range(10)
 """Channels: messages on one are never matched by receives on another (communicators in MPI)."""
-NUM_CHANNELS = 9
+NUM_CHANNELS = 10
 
 
 class Request(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 from mophpc.data.store import open_store
 from mophpc.errors import (
+    CutOffError,
     InterruptError,
     LostError,
     UnreachableError,
@@ -40,6 +41,9 @@ that rank has said why, and it was no interruption."""
 
 GRACE_S = 3.0
 """After a signal, the other ranks leave it to rank 0 for so long to end the run."""
+
+CUT_GRACE_S = 1.0
+"""The same where a host cannot be reached: the word of who aborts may not come through."""
 
 
 def attend(
@@ -94,8 +98,9 @@ def attend(
         if wanted.survive:
             raise
         # Launchers end all when a process dies, and most do it with fewer words than MPI_Abort.
-        time.sleep(ABORT_S if watch.speaks else GRACE_S)
-        transport.abort(error.exit_status)
+        others_s = CUT_GRACE_S if isinstance(error, CutOffError) else GRACE_S
+        time.sleep(ABORT_S if watch.speaks else others_s)
+        watch.abort()
         raise
     except InterruptError as error:
         watch.close("interrupted")

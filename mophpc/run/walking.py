@@ -24,6 +24,7 @@ from mophpc.hop.transport import KEPT, ORDERS, REPORTS, wait_until
 from mophpc.report.results import Results, from_record
 from mophpc.report.trackers.feed import open_trackers
 from mophpc.run.faults.halt import Halt
+from mophpc.run.faults.heartbeat import Heartbeat
 from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.memory import peak_rss_bytes
 from mophpc.run.outcome import write_results
@@ -61,6 +62,7 @@ class Walk:
         self._halt: Halt | None = None
         self._survives = survives
         self._kept: RecordSender | None = None
+        self._heartbeat: Heartbeat | None = None
         self._place = Place(transport.rank, transport.size, socket.gethostname())
         self._aside: BaseException | None = None  # raised while messages were looked after
 
@@ -221,6 +223,7 @@ class Walk:
             receiver.cancel()
         is_done = carrier.cancel() and self._sender.test() and self._orders.test()
         is_done = is_done and (self._kept is None or self._kept.test())
+        is_done = (self._heartbeat is None or self._heartbeat.cancel()) and is_done
         group = self._rooms.group
         return all(group.share(group.gather(is_done)))
 
@@ -262,6 +265,7 @@ class Walk:
             chief.begin()
         if self._survives and transport.size > 1:
             self._keep_copies(carrier)
+        self._heartbeat = self._rooms.watch.listen(experiment.faults.silent_s)
         if not in_parts:
             carrier.tell(whole(plan, transport.rank))
 
@@ -307,6 +311,7 @@ class Walk:
         """Whether no message of a record is under way, so that MPI can end."""
         self._exchange()
         all_left = self._sender.test() and (self._kept is None or self._kept.test())
+        all_left = all_left and (self._heartbeat is None or self._heartbeat.is_closed)
         return all_left and not any(receiver.is_open for receiver in self._receivers)
 
     def _pause(self) -> None:
@@ -334,6 +339,8 @@ class Walk:
         with self._messages():
             if self._kept is not None:
                 self._kept.test()
+            if self._heartbeat is not None:
+                self._heartbeat.test()
             self._sender.test()
             self._orders.test()
             if self._halt is not None:
@@ -394,6 +401,8 @@ class Walk:
             self._program.put_away()
         if self._transport.rank > 0:
             self._sender.send({"kind": "leave", "last": True})
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         if self._kept is not None:
             for rank in range(self._transport.size):
                 if rank != self._transport.rank:

@@ -283,7 +283,7 @@ def test_a_process_names_the_rank_that_ended_without_a_word(tmp_path: Path, stat
         told = replace(ranks[1][1], state=state, config="c003", epoch=4, shard=2)
         place_file(tmp_path, 1).write_text(json.dumps(asdict(told)))
         process = subprocess.Popen(
-            [sys.executable, "-m", "mophpc.run.faults.lookout", str(tmp_path), "0"],
+            [sys.executable, "-m", "mophpc.run.faults.lookout", str(tmp_path), "0", "0"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

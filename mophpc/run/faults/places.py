@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ RUNNING, ENDED, FAILED, INTERRUPTED = "running", "ended", "failed", "interrupted
 _WORDS = {SET_UP: "in set-up", VISIT: "in", WAIT: "before or after", OVER: "after its visits"}
 FIRST = 3.0
 """A config's first minibatch on a rank may take so many times as long: it may be compiled."""
+BEAT_S = 1.0
+"""Between two beats of a host to another."""
 _BYTES = 2048
 _NAME_LENGTH = 350
 
@@ -59,6 +61,8 @@ class Whereabouts:
     """Whether it was seen to wait for others, and for nothing else."""
     limit_s: float = 0.0
     """After so long without news it hangs; 0: nobody can tell."""
+    sent: int = 0
+    """Beats that it has sent to the lowest rank of another host, by MPI."""
 
     @property
     def place(self) -> Place:
@@ -85,12 +89,23 @@ class Whereabouts:
 
 def born(pid: int) -> int:
     """Return when a process was started, in ticks since its host was; 0: it is not there."""
+    found = _stat(pid)
+    return 0 if not found or found[0] in "ZX" else int(found[19])
+
+
+def parent(pid: int) -> int:
+    """Return the number of the process that has started another; 0: it is not known."""
+    found = _stat(pid)
+    return int(found[1]) if found else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on; nothing if it is not there."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return 0
-    found = text.rpartition(")")[2].split()  # its name, in brackets, may have spaces
-    return 0 if found[0] in "ZX" else int(found[19])
+        return []
+    return text.rpartition(")")[2].split()  # its name, in brackets, may have spaces
 
 
 def open_process(where: Whereabouts) -> int | None:
@@ -124,10 +139,8 @@ def end_process(where: Whereabouts) -> None:
 
 def is_stopped(pid: int) -> bool:
     """Return whether a process of this host was stopped by a signal."""
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return text.rpartition(")")[2].split()[0] in "Tt"
-    return False
+    found = _stat(pid)
+    return bool(found) and found[0] in "Tt"
 
 
 def realm() -> str:
@@ -170,6 +183,19 @@ def place_file(run: Path, rank: int) -> Path:
     return run / "places" / f"rank-{rank:04d}"
 
 
+def count_file(run: Path, rank: int) -> Path:
+    """Return where a host counts whose lowest rank is this one."""
+    return run / "places" / f"host-{rank:04d}"
+
+
+def firsts_of(ranks: Sequence[Whereabouts]) -> list[int]:
+    """Return the lowest rank of each host, in order."""
+    hosts: dict[str, int] = {}
+    for where in ranks:
+        hosts.setdefault(where.realm, where.rank)
+    return list(hosts.values())
+
+
 def read_place(run: Path, rank: int) -> Whereabouts | None:
     """Return where a rank was when it last said so; None: it cannot be known."""
     with suppress(OSError, ValueError, RecursionError):
@@ -199,6 +225,8 @@ class Sign:
         """Counted up by who gets on; nothing else is asked of a minibatch."""
         self.waits = 0
         """Counted up while waiting for others."""
+        self.sent = 0
+        """Counted up with each beat to another host."""
         self.own = own
         self.changed_s = time.monotonic()
         """When this rank last began to do something else."""
@@ -251,6 +279,10 @@ class Sign:
         with suppress(OSError):  # ranks of other hosts see it only then
             if self._fd >= 0:
                 os.fdatasync(self._fd)
+
+    def say_sent(self) -> None:
+        """Show ranks of other hosts what was sent to them."""
+        self._change(sent=self.sent)
 
     def close(self, state: str) -> None:
         """Say how this rank's part ended; the first word counts."""

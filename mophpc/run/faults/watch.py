@@ -20,12 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from mophpc.errors import InterruptError, LostError, Place, UnreachableError
+from mophpc.errors import CutOffError, InterruptError, LostError, Place, UnreachableError
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
 from mophpc.run.faults import lookout
 from mophpc.run.faults.hanging import Hanging
+from mophpc.run.faults.heartbeat import Heartbeat
 from mophpc.run.faults.loss import lost, memory_kills
 from mophpc.run.faults.places import (
     FAILED,
@@ -33,6 +34,7 @@ from mophpc.run.faults.places import (
     Sign,
     Whereabouts,
     end_process,
+    firsts_of,
     from_record,
     open_process,
     own_whereabouts,
@@ -46,6 +48,8 @@ GRACE_S = 3.0
 """The thread that trains may take so long to end the run; then this one does."""
 ABORT_S = 2.0
 """MPI may take so long to end this process."""
+CUT_ABORT_S = 1.0
+"""The same where a host cannot be reached: MPI mostly hangs then."""
 BEFORE_S = 0.25
 """A signal that came so much earlier is why the processes of other ranks end."""
 _CALM_S = 1.0
@@ -74,6 +78,7 @@ class Watch:
         self._folder: RunFolder | None = None
         self._log: logging.Logger | None = None
         self._hanging: Hanging | None = None
+        self._heartbeat: Heartbeat | None = None
         self._kills = (memory_kills(),) * 2  # some seconds ago, and after that
         self._kills_due_s = time.monotonic()
         self._lock = threading.RLock()
@@ -114,8 +119,30 @@ class Watch:
         self._rouse()
         here = [self.sign.own, *self._near]
         watches = self._thread is not None and len(self._ranks) > 1 and self.speaks
-        if watches and lookout.is_wanted(os.environ, len(here)):
-            self._lookout = lookout.start(folder.path, here)
+        counts = self._has_other_hosts and not self._survives
+        if watches and (counts or lookout.is_wanted(os.environ, len(here))):
+            self._lookout = lookout.start(folder.path, here, counts=counts)
+
+    def listen(self, silent_s: float) -> Heartbeat | None:
+        """Look after other hosts from now on, if this rank is to.
+
+        Args:
+            silent_s: a host that was not heard for so long is given up; 0: none is.
+
+        Returns:
+            What has to be tested with all other messages.
+        """
+        watches = self._thread is not None and self._folder is not None and self.speaks
+        if not (watches and self._has_other_hosts and silent_s > 0.0) or self._survives:
+            return None
+        assert self._folder is not None
+        found = Heartbeat(self._transport, self.sign, self._ranks, self._folder.path, silent_s)
+        self._heartbeat = found
+        return found
+
+    @property
+    def _has_other_hosts(self) -> bool:
+        return len(firsts_of(self._ranks)) > 1
 
     def close(self, state: str) -> None:
         """Say how this rank's part ended, and watch no more; the first word counts."""
@@ -131,8 +158,8 @@ class Watch:
                 self._wake = (-1, -1)
         if self._hanging is not None:
             self._hanging.close()
-        if self._lookout is not None:
-            lookout.stop(self._lookout)
+        if self._lookout is not None and not isinstance(self._loss, CutOffError):
+            lookout.stop(self._lookout)  # else it has a launcher to end
             self._lookout = None
 
     def instead_of(self, error: BaseException) -> BaseException:
@@ -189,7 +216,7 @@ class Watch:
         if self._survives:  # states are being written, however long that takes
             return
         if self._loss is not None and not self._ended.wait(GRACE_S):
-            self._abort()
+            self.abort()
 
     def _look_near(self) -> None:
         """Find ranks of this host that are gone and have not said why."""
@@ -215,7 +242,12 @@ class Watch:
             return
         found = None if self._hanging is None else self._hanging.look()
         if self._hanging is None or found is None:
-            self._listen()
+            unheard = None if self._heartbeat is None else self._heartbeat.look()
+            if unheard is None:
+                self._listen()
+                return
+            with self._lock:
+                self._end(unheard, speaks=True)
             return
         with self._lock:
             self._end(found[0], speaks=True)
@@ -226,14 +258,16 @@ class Watch:
             return
         time.sleep(2.0 * self._hanging.pause_s)  # the others look too, and have to log it
         if found[1].rank == self.sign.own.rank and not self._ended.is_set():
-            self._abort()  # who trains cannot end the run
+            self.abort()  # who trains cannot end the run
 
     def _listen(self) -> None:
         """Take over what another rank has found."""
         heard = self._hear()
         if heard is not None:
+            # What the host says that cannot be reached, people do not see.
+            speaks = isinstance(heard, CutOffError) and self._heartbeat is not None
             with self._lock:
-                self._end(heard, speaks=False)
+                self._end(heard, speaks=speaks)
 
     def _end(self, loss: LostError, *, speaks: bool) -> None:
         """Say it, and let the thread that trains end."""
@@ -245,11 +279,12 @@ class Watch:
         elif speaks:
             print(f"mophpc: {text}", file=sys.stderr, flush=True)
         if speaks and self._folder is not None:
-            facts = {"place": str(loss.place), "cause": loss.cause}
+            is_cut = isinstance(loss, CutOffError)
+            facts = {"place": str(loss.place), "cause": loss.cause} | ({"cut": 1} if is_cut else {})
             failure = self._folder.path / f"failure-rank-{loss.place.rank:04d}.json"
             with contextlib.suppress(OSError):
                 write_json(failure, facts)
-                write_json(self._word, asdict(loss.place) | {"cause": loss.cause})
+                write_json(self._word, asdict(loss.place) | {"cause": loss.cause, "cut": is_cut})
         self._loss = loss
         self._stop.end(loss)  # last: then the process may end at any time
 
@@ -270,8 +305,8 @@ class Watch:
         """Return what another rank has found."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             record: dict[str, Any] = json.loads(self._word.read_bytes())
-            cause = str(record.pop("cause"))
-            return LostError(Place(**record), cause)
+            cause, is_cut = str(record.pop("cause")), bool(record.pop("cut", False))
+            return (CutOffError if is_cut else LostError)(Place(**record), cause)
         return None
 
     def _last(self, where: Whereabouts) -> Whereabouts:
@@ -280,9 +315,10 @@ class Watch:
         same = found is not None and (found.pid, found.born) == (where.pid, where.born)
         return found if found is not None and same else where
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """End all ranks; MPI may hang, and this process ends in any case."""
         self.sign.close(FAILED)
         nowhere: IO[str] = Path(os.devnull).open("w")  # noqa: SIM115  # open as long as it may be used
-        faulthandler.dump_traceback_later(ABORT_S, file=nowhere, exit=True)
+        within_s = CUT_ABORT_S if isinstance(self._loss, CutOffError) else ABORT_S
+        faulthandler.dump_traceback_later(within_s, file=nowhere, exit=True)
         self._transport.abort(LostError.exit_status)
