@@ -292,7 +292,9 @@ def signals(setting: Setting) -> None:
         if (status == STOPPED or is_over) and took[-1] <= LIMIT_S:
             stopped += 1
         else:
-            tally.troubles.append(f"{what}: exit status {status} after {took[-1]:.1f} s")
+            done = "with" if (run / "results.json").exists() else "without"
+            text = f"{what}: exit status {status} after {took[-1]:.1f} s, {done} results"
+            tally.troubles.append(f"{text}: {job.said()}")
         finish(tally, toml, run, then, what)
     tell(tally)
     measured = (

@@ -55,6 +55,7 @@ def run(
     """
     from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
+    from mophpc.run.faults.stopping import ignore_signals
     from mophpc.run.start import run_experiment
 
     check_one_of("--progress", progress, ("auto", "bar", "lines", "off"))
@@ -75,16 +76,20 @@ def run(
         )
     found = with_device(with_costs(load_experiment(experiment), costs), device)
     found = with_stage(found, stage)
-    results = run_experiment(
-        found,
-        out,
-        transport=transport,
-        ranks=ranks or 1,
-        progress=progress,
-        replay=replay,
-        resume=resume,
-        survive=survive,
-    )
+    try:
+        results = run_experiment(
+            found,
+            out,
+            transport=transport,
+            ranks=ranks or 1,
+            progress=progress,
+            replay=replay,
+            resume=resume,
+            survive=survive,
+        )
+    finally:
+        if transport == "mpi":
+            ignore_signals(found.signals.also)
     if is_root():
         if as_json:
             print(json.dumps(results.record(), indent=1))

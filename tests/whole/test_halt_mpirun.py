@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,28 @@ def test_a_signal_stops_all_and_the_run_goes_on(
     assert [row["status"] for row in rows] == ["done"] * 4
     assert len(visits(run)) == len(set(visits(run))) == 4 * 4 * 4 > len(made)
     assert command(capsys, "verify", run)[0] == 0
+
+
+def test_a_signal_after_the_end_changes_nothing(write_experiment: Write, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = launched(2, "mophpc", "run", write_experiment(), "--out", run, "--progress", "off")
+    try:
+        deadline_s = time.monotonic() + 180.0
+        while not (run / "results.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.002)
+        while process.poll() is None:
+            for where in read_places(run):
+                with suppress(ProcessLookupError):
+                    if not where.is_gone:
+                        os.kill(where.pid, signal.SIGTERM)
+            time.sleep(0.005)
+        out, err = process.communicate(timeout=ENDS_WITHIN_S)
+    finally:
+        end(process)
+    assert process.returncode == 0, err
+    assert "run folder: " in out
 
 
 def visits(run: Path) -> list[tuple[int, int]]:

@@ -18,6 +18,18 @@ FORCED = 130
 """Exit status after a second SIGINT, as of shells."""
 
 
+def ignore_signals(also: Sequence[str] = ()) -> None:
+    """Let signals that ask a run to stop change nothing: it has ended, and its status says how.
+
+    MPI and Python take a while to end, and have no handlers of their own.
+
+    Args:
+        also: as for `StopFlag`.
+    """
+    for number in [*SIGNALS, *(signal.Signals[name] for name in also)]:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopFlag:
     """While entered, SIGINT, SIGTERM and one more signal are noted.
 
