@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from mophpc.settings import Settings
 
+LEAST_SILENT_S = 3.0
+
 
 class Faults(Settings):
     """When ranks are given up."""
@@ -26,6 +28,17 @@ class Faults(Settings):
     @classmethod
     def _off(cls, value: Any) -> Any:
         return 0.0 if value is False else value
+
+    @field_validator("silent_s")
+    @classmethod
+    def _some_beats(cls, value: float) -> float:
+        if 0.0 < value < LEAST_SILENT_S:
+            text = (
+                f"field 'faults.silent_s' is {value!r}; allowed: 0, or {LEAST_SILENT_S:g} and more, "
+                f"since beats come every second"
+            )
+            raise PydanticCustomError("whole", "{text}", {"text": text})
+        return value
 
 
 _NEVER = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"}

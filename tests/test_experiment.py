@@ -318,6 +318,7 @@ def test_the_experiments_that_are_shipped_can_be_loaded():
         (lambda: mophpc.Device(use="gpu"), "field 'use' is 'gpu'; allowed: "),
         (lambda: mophpc.Schedule(lookahead=0), "field 'lookahead' is 0; allowed: at least 1"),
         (lambda: mophpc.Hop(checksum=1), "field 'checksum' is 1; allowed: boolean"),
+        (lambda: mophpc.Faults(silent_s=0.5), "field 'faults.silent_s' is 0.5; allowed: 0, or 3 "),
         (lambda: mophpc.Faults(hang_s=-1), "field 'hang_s' is -1; allowed: "),
         (lambda: mophpc.Signals(also=["SIGX"]), "field 'signals.also"),
         (lambda: mophpc.Checkpoints(states="never"), "field 'checkpoints.states' is 'never'"),

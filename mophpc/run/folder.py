@@ -141,6 +141,11 @@ class RunFolder:
                 raise FileExistsError
             if self.path.is_dir():
                 foreign = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS)
+                if self.journal.name in foreign:
+                    raise RunFolderError(
+                        f"'{self.path}' holds a run without its experiment.toml; restore that, or "
+                        f"choose another run folder"
+                    )
                 if foreign:
                     raise RunFolderError(
                         f"'{self.path}' is not empty (it has {foreign[0]}); choose another run "

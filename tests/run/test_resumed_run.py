@@ -24,7 +24,7 @@ from cutting import (
 from test_local_run import make_store
 
 import mophpc
-from mophpc.errors import MophpcError, RunFolderError, UserError
+from mophpc.errors import RunFolderError, UserError
 from mophpc.experiment import Device
 from mophpc.files import read_lines
 from mophpc.outputs import Checkpoints
@@ -286,17 +286,6 @@ def test_a_config_whose_states_are_all_damaged_begins_anew(left, store, undistur
     assert digests(results) == digests(undisturbed)
 
 
-def test_a_state_of_another_config_is_named(left, store):
-    first, second = (
-        [path for path in state_files(left) if path.parent.name.startswith(name)][-1]
-        for name in ("c000", "c002")
-    )
-    for ending in (".json", ".safetensors"):
-        shutil.copy(first.with_suffix(ending), second.with_suffix(ending))
-    with pytest.raises(MophpcError, match=r"is one of config c000"):
-        resume(left, store, 2, **FIXED)
-
-
 def test_half_a_last_line_is_none(left, store, undisturbed):
     for name in ("journal.jsonl", "metrics.jsonl"):
         with (left / name).open("a") as file:
@@ -319,6 +308,39 @@ def test_a_damaged_line_of_the_journal_is_named(left, store, text):
 def test_a_journal_without_a_beginning_is_named(left, store, text):
     (left / "journal.jsonl").write_text(text)
     with pytest.raises(RunFolderError, match="it does not say how the run began"):
+        resume(left, store, 2, **FIXED)
+
+
+@pytest.mark.parametrize("text", ["garbage", "[1]", '{"config_id": 0}', "[" * 100_000])
+def test_a_damaged_line_of_metrics_is_named(left, store, undisturbed, text):
+    path = left / "metrics.jsonl"
+    before = path.read_text()
+    path.write_text(f"{before}{text}\n")
+    count = before.count("\n")
+    with pytest.raises(RunFolderError, match=rf"line {count + 1} of '.*' is damaged; remove the"):
+        resume(left, store, 2, **FIXED)
+    path.write_text(before)
+    assert digests(resume(left, store, 2, **FIXED)) == digests(undisturbed)
+
+
+def test_a_state_of_another_config_is_none(left, store, undisturbed, capsys):
+    newest = [path for path in state_files(left) if path.parent.name.startswith("c001")][-1]
+    other = [path for path in state_files(left) if path.parent.name.startswith("c002")][-1]
+    assert other.name == newest.name
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(other.with_suffix(suffix), newest.with_suffix(suffix))
+    capsys.readouterr()
+    results = lines(left, store)
+    assert re.search(
+        rf"'{re.escape(str(newest))}' is a state of config c002", capsys.readouterr().err
+    )
+    check(left, results)
+    assert digests(results) == digests(undisturbed)
+
+
+def test_a_run_without_its_experiment_is_named(left, store):
+    (left / "experiment.toml").unlink()
+    with pytest.raises(RunFolderError, match=r"holds a run without its experiment.toml; restore"):
         resume(left, store, 2, **FIXED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from mophpc._version import __version__
 from mophpc.costs_file import load_costs
 from mophpc.data.store import StoreInfo, open_store
-from mophpc.errors import LaunchError
+from mophpc.errors import LaunchError, RunFolderError
 from mophpc.experiment import Experiment, with_device
 from mophpc.report.results import read_results
 from mophpc.report.trackers.feed import check_installed
@@ -122,6 +123,10 @@ def _go_on(
     known.resumption = found = read_run(folder, settings, store.num_shards)
     if folder.results.exists():
         return {"results": read_results(folder.path).record()}
+    if not os.access(folder.path, os.W_OK):
+        raise RunFolderError(
+            f"the run folder '{folder.path}' cannot be written; make it writable, or give a copy"
+        )
     directed, told = is_directed(experiment), found.told
     if directed:  # the method begins as it did: told again what it was told, it will decide alike
         begin_search(experiment, told.num_ranks, known.search)

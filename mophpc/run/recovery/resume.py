@@ -303,18 +303,20 @@ def read_metrics(path: Path) -> list[Record]:
     """
     try:
         whole = path.read_bytes().split(b"\n")[:-1]
-        lines = [json.loads(line) for line in whole]
     except FileNotFoundError:
         return []
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"'{path}' is damaged; choose another run folder") from error
-    if not all(
-        isinstance(line, dict)
-        and isinstance(line.get("config_id"), int)
-        and isinstance(line.get("epoch"), int)
-        for line in lines
-    ):
-        raise RunFolderError(f"'{path}' is damaged; choose another run folder")
+    lines: list[Record] = []
+    for number, raw in enumerate(whole, 1):
+        try:
+            line = json.loads(raw)
+            if not all(isinstance(line[key], int) for key in ("config_id", "epoch")):
+                raise ValueError("a line is of no config and epoch")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFolderError(
+                f"line {number} of '{path}' is damaged; remove the lines from there on: what they "
+                f"said is found out again"
+            ) from error
+        lines.append(line)
     return lines
 
 
@@ -358,15 +360,15 @@ def sound_states(
     found: list[list[Any]] = []
     sentences: list[str] = []
     for config_id in mine:
-        own, damaged = _sound_states_of(folder.states(configs[config_id]), told[config_id])
-        found += [[config_id, *state] for state in own]
         name = configs[config_id].name
+        own, damaged = _sound_states_of(folder.states(configs[config_id]), name, told[config_id])
+        found += [[config_id, *state] for state in own]
         instead = "the state before it is used" if own else f"{name} has none before it: it begins"
         sentences += [f"{text}; {instead}" for text in damaged]
     return found, sentences
 
 
-def _sound_states_of(states: Path, told: int) -> tuple[list[list[Any]], list[str]]:
+def _sound_states_of(states: Path, config: str, told: int) -> tuple[list[list[Any]], list[str]]:
     found: list[list[Any]] = []
     damaged: list[str] = []
     for step, path in reversed(list_states(states)):
@@ -376,7 +378,10 @@ def _sound_states_of(states: Path, told: int) -> tuple[list[list[Any]], list[str
         try:
             if not found:
                 check_state(path)
-            facts = read_manifest(path)["facts"]
+            manifest = read_manifest(path)
+            if manifest["config"] != config:
+                raise StateError(f"'{path}' is a state of config {manifest['config']}")
+            facts = manifest["facts"]
         except (StateError, RunFolderError, OSError) as error:
             if not found:
                 damaged.append(str(error))
