@@ -34,8 +34,8 @@ class Faults(Settings):
     def _some_beats(cls, value: float) -> float:
         if 0.0 < value < LEAST_SILENT_S:
             text = (
-                f"field 'faults.silent_s' is {value!r}; allowed: 0, or {LEAST_SILENT_S:g} and more, "
-                f"since beats come every second"
+                f"field 'faults.silent_s' is {value!r}; allowed: 0, or {LEAST_SILENT_S:g} and "
+                f"more, since beats come every second"
             )
             raise PydanticCustomError("whole", "{text}", {"text": text})
         return value

@@ -58,7 +58,13 @@ class Hosts:
         self.count = 0
 
     def pass_s(
-        self, seconds: float, *, mpi: bool = True, file: bool = True, sends: bool = False
+        self,
+        seconds: float,
+        *,
+        mpi: bool = True,
+        file: bool = True,
+        sends: bool = False,
+        lives: bool = False,
     ) -> str | None:
         """Let time pass; return what the second host says at last of the first.
 
@@ -67,6 +73,7 @@ class Hosts:
             mpi: whether beats come.
             file: whether the first host counts in the run folder.
             sends: whether it says there that it sends beats.
+            lives: whether its lowest rank says there that it lives.
         """
         said = None
         for _ in range(round(seconds * 2)):
@@ -79,7 +86,7 @@ class Hosts:
                 count_file(self.run, 0).write_text(f"{self.count:<12}\n")
             if sends:
                 self.signs[0].sent += 1
-            if mpi or sends:
+            if mpi or sends or lives:
                 self.signs[0].say_sent()
             said = said or self.second.look()
         return None if said is None else str(said)
@@ -102,7 +109,7 @@ def test_the_lowest_ranks_of_the_hosts_speak() -> None:
 
 def test_a_host_of_which_nothing_comes_is_given_up(hosts: Hosts) -> None:
     hosts.signs[0].own = replace(hosts.signs[0].own, doing=VISIT, config="c001", epoch=2, shard=3)
-    hosts.signs[0].say_sent()
+    assert hosts.pass_s(1.0) is None
     assert hosts.pass_s(SILENT_S - 1.0, mpi=False, file=False) is None
     said = hosts.pass_s(2.0, mpi=False, file=False)
     assert said == (
@@ -122,14 +129,15 @@ def test_one_way_alone_may_be_silent(hosts: Hosts) -> None:
     assert hosts.pass_s(100.0, mpi=False) is None, "C code that holds Python's lock"
     assert hosts.pass_s(4.0) is None
     assert hosts.pass_s(100.0, file=False) is None, "a file server that is away"
-    assert hosts.pass_s(100.0, file=False) is None
+    assert hosts.pass_s(100.0, mpi=False, file=False, lives=True) is None, "nobody counts there"
 
 
-def test_one_that_has_never_counted_is_not_missed_in_the_run_folder(
+def test_one_that_has_never_been_seen_is_not_missed_in_the_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = Hosts(tmp_path, monkeypatch)
     count_file(tmp_path, 0).write_text("77\n")  # of an earlier run
+    place_file(tmp_path, 0).unlink()
     assert hosts.pass_s(4.0, file=False) is None
     assert hosts.pass_s(100.0, mpi=False, file=False) is None
 

@@ -71,8 +71,8 @@ class Heartbeat:
         self._receiver = RecordReceiver(transport, BEATS, [self._from.rank], self._take)
         self._heard = 0
         self._heard_s = self._tested_s = self._due_s = self._looked_s = time.monotonic()
-        self._count = ""
-        self._counted_s: float | None = None  # since when it is; None: it has never changed
+        self._life = ("", -1)  # how far the host and its lowest rank have counted in files
+        self._lived_s: float | None = None  # since when; None: it has never changed
 
     # By MPI.
 
@@ -115,24 +115,22 @@ class Heartbeat:
         now_s = time.monotonic()
         if now_s - self._looked_s < 0.8 * BEAT_S:
             return None
-        if now_s - self._looked_s > _LATE_S and self._counted_s is not None:
-            self._counted_s = now_s
+        if now_s - self._looked_s > _LATE_S and self._lived_s is not None:
+            self._lived_s = now_s
         self._looked_s = now_s
         self._sign.say_sent()
-        count = _read(count_file(self._run, self._from.rank))
-        if count not in ("", self._count):
-            self._counted_s = None if self._count == "" else now_s
-            self._count = count
+        where = read_place(self._run, self._from.rank)
+        if where is not None and where.pid != self._from.pid:
+            where = None
+        self._note(_read(count_file(self._run, self._from.rank)), where, now_s)
         is_deaf = now_s - self._tested_s > _LATE_S or self._heard < 1
         silent_s = now_s - self._heard_s
         if is_deaf or not self._receiver.is_open or silent_s < self._silent_s:
             return None
-        where = read_place(self._run, self._from.rank)
-        if where is None or where.pid != self._from.pid:
-            where = self._from
+        where = where or self._from
         if where.state != RUNNING:
             return None
-        if self._counted_s is not None and now_s - self._counted_s >= self._silent_s:
+        if self._lived_s is not None and now_s - self._lived_s >= self._silent_s:
             cause = "neither by MPI nor in the run folder"
             return self._lost(where, f"for {silent_s:.0f} s nothing has come from it, {cause}")
         if where.sent >= self._heard + _MISSING:
@@ -140,6 +138,13 @@ class Heartbeat:
             text = f"for {silent_s:.0f} s nothing has come from it by MPI, which it has sent"
             return self._lost(where, f"{text} {missing} beats, as it says in the run folder")
         return None
+
+    def _note(self, count: str, where: Whereabouts | None, now_s: float) -> None:
+        """Note whether the other host has given a sign; a file that cannot be read is none."""
+        life = (count or self._life[0], self._life[1] if where is None else where.beats)
+        if life != self._life:
+            self._lived_s = None if self._life == ("", -1) else now_s
+            self._life = life
 
     def _lost(self, where: Whereabouts, why: str) -> CutOffError:
         others = ", ".join(map(str, self._others[:8])) + (", ..." if self._others[8:] else "")

@@ -276,13 +276,17 @@ class Sign:
     def beat(self, *, waits: bool, limit_s: float) -> None:
         """Show other ranks that this one can still show something; see `Whereabouts`."""
         self._change(beats=self.own.beats + 1, waits=waits, limit_s=limit_s)
+        self._sync()
+
+    def _sync(self) -> None:
         with suppress(OSError):  # ranks of other hosts see it only then
             if self._fd >= 0:
                 os.fdatasync(self._fd)
 
     def say_sent(self) -> None:
-        """Show ranks of other hosts what was sent to them."""
-        self._change(sent=self.sent)
+        """Show ranks of other hosts that this one lives, and what was sent to them."""
+        self._change(sent=self.sent, beats=self.own.beats + 1)
+        self._sync()
 
     def close(self, state: str) -> None:
         """Say how this rank's part ended; the first word counts."""
