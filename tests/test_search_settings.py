@@ -228,4 +228,5 @@ def test_the_readme_names_every_method_setting_and_default():
     for name in {*METHODS, *OPTUNA, *fields} - {"method", "constraint"}:
         assert f"`{name}" in section, name
     for name in ("reduction", "min_epochs", "quantile", "factors"):
-        assert f"`{name} = {fields[name].default}`" in section
+        default = fields[name].get_default(call_default_factory=True)
+        assert f"`{name} = {default}`" in section

@@ -14,7 +14,6 @@ from mophpc.errors import (
     HopError,
     InterruptError,
     LaunchError,
-    LostError,
     MophpcError,
     Place,
     PlanError,
@@ -207,7 +206,7 @@ KINDS = [
     for value in vars(errors).values()
     if isinstance(value, type)
     and issubclass(value, MophpcError)
-    and value not in (RunError, LostError)
+    and not issubclass(value, RunError)  # they have a place
 ]
 
 
