@@ -142,11 +142,22 @@ def test_one_that_has_never_been_seen_is_not_missed_in_the_run_folder(
     assert hosts.pass_s(100.0, mpi=False, file=False) is None
 
 
-def test_before_its_first_beat_nobody_is_missed(
+def test_one_that_sets_up_for_longer_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = Hosts(tmp_path, monkeypatch)
-    assert hosts.pass_s(100.0, mpi=False, sends=True) is None
+    assert hosts.pass_s(100.0, mpi=False, lives=True) is None
+
+
+@pytest.mark.parametrize("seen_s", [0.0, 0.5, 1.0, 1.5])
+def test_one_that_dies_at_the_very_beginning_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_s: float
+) -> None:
+    hosts = Hosts(tmp_path, monkeypatch)
+    assert hosts.pass_s(seen_s) is None
+    said = hosts.pass_s(2 * SILENT_S, mpi=False, file=False)
+    assert said is not None
+    assert "neither by MPI nor in the run folder" in said
 
 
 def test_who_could_not_listen_blames_nobody(hosts: Hosts) -> None:

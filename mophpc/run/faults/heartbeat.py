@@ -72,7 +72,7 @@ class Heartbeat:
         self._heard = 0
         self._heard_s = self._tested_s = self._due_s = self._looked_s = time.monotonic()
         self._life = ("", -1)  # how far the host and its lowest rank have counted in files
-        self._lived_s: float | None = None  # since when; None: it has never changed
+        self._lived_s: float | None = None  # since when; None: nothing is known of this run
 
     # By MPI.
 
@@ -123,7 +123,7 @@ class Heartbeat:
         if where is not None and where.pid != self._from.pid:
             where = None
         self._note(_read(count_file(self._run, self._from.rank)), where, now_s)
-        is_deaf = now_s - self._tested_s > _LATE_S or self._heard < 1
+        is_deaf = now_s - self._tested_s > _LATE_S
         silent_s = now_s - self._heard_s
         if is_deaf or not self._receiver.is_open or silent_s < self._silent_s:
             return None
@@ -140,10 +140,14 @@ class Heartbeat:
         return None
 
     def _note(self, count: str, where: Whereabouts | None, now_s: float) -> None:
-        """Note whether the other host has given a sign; a file that cannot be read is none."""
+        """Note whether the other host has given a sign; a file that cannot be read is none.
+
+        What an earlier run has left says nothing, nor does a folder that the hosts do not share.
+        """
         life = (count or self._life[0], self._life[1] if where is None else where.beats)
         if life != self._life:
-            self._lived_s = None if self._life == ("", -1) else now_s
+            is_first = self._life == ("", -1)
+            self._lived_s = None if is_first and where is None else now_s
             self._life = life
 
     def _lost(self, where: Whereabouts, why: str) -> CutOffError:
