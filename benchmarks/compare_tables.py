@@ -32,6 +32,12 @@ class Outcome:
     seed: int
     system: str
     lines: int
+    configs: int = 0
+    rows: int = 0
+    """Of the training data."""
+    epochs: int = 0
+    machine: str = ""
+    """And versions and the date."""
     storage_bytes: int = 0
     """Of the training rows on disk, all workers together."""
     why: str = ""

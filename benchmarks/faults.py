@@ -308,36 +308,42 @@ def signals(setting: Setting) -> None:
 
 def cost(setting: Setting) -> None:
     """Compare makespans with and without states."""
-    store = setting.folder / "fashion.zarr"
-    if not store.exists():
-        mophpc("prepare", str(setting.data), str(store), "--shards", str(SHARDS))
-    space = "width = [128, 256]\nlr = [3e-4, 1e-3, 3e-3, 1e-2]\nbatch_size = [128]"
-    build = "search_model.py:build"
-    text = TOML.format(root=ROOT, build=build, epochs=EPOCHS, store=store, space=space)
     ranks = 2
     ratios, shares = [], []
     for number in range(setting.rounds):
         took, spent = {}, {}
         order = ("epoch", "off") if number % 2 else ("off", "epoch")
         for states in order:
-            toml = setting.folder / f"cost-{states}.toml"
-            # Equal costs: the same plan for both.
-            head, space_head, rest = text.partition("[space]")
-            more = f'[schedule]\ncosts = "equal"\n[checkpoints]\nstates = "{states}"\n'
-            toml.write_text(head + more + space_head + rest)
+            toml = write_cost(setting.folder, setting.data, states, EPOCHS)
             run = setting.folder / f"cost-{states}-{number}"
             run_experiment(toml, run, ranks)
             took[states] = makespan(run)
             spent[states] = checkpoint_s(run) / ranks
         ratios.append(took["epoch"] / took["off"] - 1)
         shares.append((spent["epoch"] - spent["off"]) / took["off"])
-        text = f"round {number}: {took['epoch']:.2f} s, {took['off']:.2f} s without"
-        text += f"; of it for files {spent['epoch']:.3f} s, {spent['off']:.3f} s without, a rank"
-        print(text, file=sys.stderr, flush=True)
+        line = f"round {number}: {took['epoch']:.2f} s, {took['off']:.2f} s without"
+        line += f"; of it for files {spent['epoch']:.3f} s, {spent['off']:.3f} s without, a rank"
+        print(line, file=sys.stderr, flush=True)
     for what, found in {"more of the makespan": ratios, "their own time": shares}.items():
         name = f"states each epoch: {what}, {setting.rounds} rounds"
         met = statistics.median(found) <= 0.02
         setting.targets.row(name, "0.02", spread(found), met=met)
+
+
+def write_cost(folder: Path, data: Path, states: str, epochs: int) -> Path:
+    """Return an experiment on Fashion-MNIST that writes states, or does not."""
+    store = folder / "fashion.zarr"
+    if not store.exists():
+        mophpc("prepare", str(data), str(store), "--shards", str(SHARDS))
+    space = "width = [128, 256]\nlr = [3e-4, 1e-3, 3e-3, 1e-2]\nbatch_size = [128]"
+    build = "search_model.py:build"
+    text = TOML.format(root=ROOT, build=build, epochs=epochs, store=store, space=space)
+    # Equal costs: the same plan for both.
+    head, space_head, rest = text.partition("[space]")
+    more = f'[schedule]\ncosts = "equal"\n[checkpoints]\nstates = "{states}"\n'
+    toml = folder / f"cost-{states}.toml"
+    toml.write_text(head + more + space_head + rest)
+    return toml
 
 
 def checkpoint_s(run: Path) -> float:

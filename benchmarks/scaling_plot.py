@@ -18,9 +18,13 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows: a row per measured or simulated point.
         path: a .png or .svg file.
     """
+    save(chart_spec(rows), path)
+
+
+def save(spec: Mapping[str, Any], path: Path) -> None:
+    """Write a Vega-Lite spec as a picture, a .png or .svg file."""
     import vl_convert
 
-    spec = chart_spec(rows)
     if path.suffix == ".png":
         path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]))
     else:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 OPEN_MPI, HYDRA = "Open MPI", "MPICH"
 
+FT_ENABLED = "OMPI_MCA_mpi_ft_enable"
+"""Set to 1 by Open MPI's mpirun --with-ft ulfm."""
+
 _SIZE_VARIABLES = (
     ("OMPI_COMM_WORLD_SIZE", OPEN_MPI),
     ("PMI_SIZE", HYDRA),  # MPICH and what is made from it: Intel, Cray

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def tables(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("compare_tables")
-    for name in ("compare_tables", "common"):
+    for name in ("compare_tables", "common", "compare_book", "compare_plot", "scaling_plot"):
         sys.modules.pop(name, None)
 
 
@@ -130,3 +130,47 @@ def test_goals_compare_within_a_round(tables):
 def test_equal_accuracy_is_not_claimed_from_too_few_seeds(tables):
     mop, other = outcome(tables, "mop"), outcome(tables, "ray")
     assert tables.sequential([mop], [other])[2:] == ("only 1 seeds; 3 are needed", False)
+
+
+def test_what_is_in_the_book_is_found_again(tables, tmp_path):
+    books = importlib.import_module("compare_book")
+    path = tmp_path / "compare.jsonl"
+    book, known = books.Book(path), {"configs": 2, "rows": 8, "epochs": 2}
+    whole = ("fashion", 2, 2, 8, 2)
+    book.add(outcome(tables, "mop", makespan_s=10.0, **known))
+    book.add(outcome(tables, "ddp", why="it fell over", **known))
+    book.add(outcome(tables, "mop", 1, makespan_s=11.0, **{**known, "epochs": 3}))
+    again = books.Book(path)
+    assert again.of(whole) == book.of(whole)
+    assert [o.system for o in again.of(whole)] == ["mop", "ddp"]
+    assert again.has(whole, 0, "mop")
+    assert not again.has(whole, 0, "ddp")  # may be tried again
+    again.add(outcome(tables, "ddp", makespan_s=30.0, **known))
+    assert [o.why for o in books.Book(path).of(whole)] == ["", ""]
+    books.write_csv(tmp_path / "compare.csv", again.of(whole))
+    head, first, second = (tmp_path / "compare.csv").read_text().splitlines()
+    assert (head[-16:], first[-4:], second[-4:]) == (",makespan_to_mop", ",1.0", ",3.0")
+
+
+def test_a_file_that_is_no_book_is_refused(tables, tmp_path):
+    books = importlib.import_module("compare_book")
+    for text in ("{}\n", "[1]\n", "makespan,system\n"):
+        (tmp_path / "other").write_text(text)
+        with pytest.raises(SystemExit, match="other:1 is no line of this benchmark"):
+            books.Book(tmp_path / "other")
+
+
+def test_the_picture_has_a_bar_and_a_line_for_each_system(tables):
+    plots = importlib.import_module("compare_plot")
+    found = [
+        outcome(tables, "mop", makespan_s=10.0),
+        outcome(tables, "ddp", makespan_s=30.0),
+        outcome(tables, "ray", why="it fell over"),
+    ]
+    spec = plots.chart_spec([("fashion, 2 ranks", found, 0.1)])
+    bars, lines = spec["vconcat"][0]["hconcat"]
+    shown = bars["data"]["values"]
+    assert [(row["system"], row["ratio"]) for row in shown] == [("mop", 1.0), ("ddp", 3.0)]
+    values = lines["data"]["values"]
+    assert {row["system"] for row in values} == {"mop", "ddp"}
+    assert max(row["seconds"] for row in values) == 30.0

@@ -53,6 +53,10 @@ def run(
 
     Example: mpirun -n 4 mophpc run launch/experiments/digits.toml --out runs/first
     """
+    from mophpc.run.faults import startup
+
+    if transport == "mpi":
+        startup.begin()  # what is imported next takes a second
     from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
     from mophpc.run.faults.stopping import ignore_signals

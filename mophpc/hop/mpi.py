@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 from mophpc.errors import LaunchError, UnreachableError  # noqa: E402  # after the settings above
 from mophpc.hop.transport import NUM_CHANNELS, Buffer  # noqa: E402
-from mophpc.launcher import HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
+from mophpc.launcher import FT_ENABLED, HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
 
 class _MpiRequest:
@@ -223,9 +223,6 @@ def start_mpi(environ: Mapping[str, str] = os.environ) -> MpiTransport:
         )
     return MpiTransport()
 
-
-FT_ENABLED = "OMPI_MCA_mpi_ft_enable"
-"""Set by Open MPI's mpirun --with-ft ulfm."""
 
 START_S = 300.0
 """Where ranks are to survive, MPI may take so long to start; it cannot without one that died."""

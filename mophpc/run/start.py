@@ -10,6 +10,7 @@ from mophpc.experiment import Experiment
 from mophpc.report.live import LiveView
 from mophpc.report.results import Results
 from mophpc.run.devices import bind_device, local_rank_of
+from mophpc.run.faults import startup
 from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import Wanted
@@ -67,6 +68,7 @@ def run_experiment(
             return run_local(experiment, folder, ranks, view, stop, wanted)
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
+        startup.begin()
         from mophpc.hop.mpi import start_mpi
 
         # An MPI that sends from GPU memory looks at the current device when it starts.

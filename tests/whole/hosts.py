@@ -51,6 +51,14 @@ class Hosts:
         self._agent = folder / "agent.sh"
 
     def __enter__(self) -> Self:
+        try:
+            self._set_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _set_up(self) -> None:
         for name in self.names:
             _do("ip", "netns", "add", name)
         first, second = self.names
@@ -69,7 +77,6 @@ class Hosts:
             f'exec ip netns exec "$name" unshare --uts sh -c "hostname $name; $* || sleep 600"\n'
         )
         self._agent.chmod(0o755)
-        return self
 
     def __exit__(self, *_: object) -> None:
         for number, name in enumerate(self.names):

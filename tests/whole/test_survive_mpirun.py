@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mpi_launch
+import psutil
 import pytest
 from mpi_launch import end, is_open_mpi, launched, mpirun
 from whole_testing import command, complaint, journal_is_whole
@@ -34,15 +37,7 @@ def killed_run(
     patch: pytest.MonkeyPatch, toml: Path, run: Path, ranks: int, deaths: Sequence[tuple[int, int]]
 ) -> str:
     """Run; kill a rank (as it is numbered then) after so many ends of epochs, one after another."""
-    real = mpi_launch.mpirun_command
-
-    def with_ulfm(*given: object) -> list[str]:
-        first, *rest = real(*given)  # type: ignore[arg-type]
-        return [first, "--with-ft", "ulfm", *rest]
-
-    patch.setattr(mpi_launch, "mpirun_command", with_ulfm)
-    options = ["--out", run, "--survive", "--progress", "off"]
-    process = launched(ranks, "mophpc", "run", toml, *options)
+    process = launched_with_ulfm(patch, ranks, toml, run)
     try:
         left = ranks
         for after, rank in deaths:
@@ -62,6 +57,21 @@ def killed_run(
     assert all(where.is_gone for where in read_places(run))
     assert "run folder: " in out
     return err
+
+
+def launched_with_ulfm(
+    patch: pytest.MonkeyPatch, ranks: int, toml: Path, run: Path
+) -> subprocess.Popen[str]:
+    """Start a run that is to survive."""
+    real = mpi_launch.mpirun_command
+
+    def with_ulfm(*given: object) -> list[str]:
+        first, *rest = real(*given)  # type: ignore[arg-type]
+        return [first, "--with-ft", "ulfm", *rest]
+
+    patch.setattr(mpi_launch, "mpirun_command", with_ulfm)
+    options = ["--out", run, "--survive", "--progress", "off"]
+    return launched(ranks, "mophpc", "run", toml, *options)
 
 
 def is_there(run: Path, rank: int, num_ranks: int) -> bool:
@@ -96,6 +106,38 @@ def test_ranks_go_on_without_one_that_was_killed(
     assert not list((run / "states").glob("*/*"))
     assert command(capsys, "verify", run)[0] == 0
     assert command(capsys, "status", run)[1].startswith("ended")
+
+
+def rank_process(launcher: int, rank: int, *, beside: bool) -> psutil.Process | None:
+    """Return a rank's process, once it is there, and has another one beside it if so wanted."""
+    for process in psutil.Process(launcher).children():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("OMPI_COMM_WORLD_RANK") == str(rank):
+                words = [word for child in process.children() for word in child.cmdline()]
+                return process if not beside or "mophpc.run.faults.startup" in words else None
+    return None
+
+
+@needs_ulfm
+@pytest.mark.parametrize("beside", [True, False], ids=["later", "at once"])
+def test_a_rank_that_dies_before_all_have_met_ends_all(
+    monkeypatch: pytest.MonkeyPatch, write_experiment: Write, tmp_path: Path, *, beside: bool
+) -> None:
+    process = launched_with_ulfm(monkeypatch, 3, write_experiment(), tmp_path / "run")
+    try:
+        while (found := rank_process(process.pid, 1, beside=beside)) is None:
+            assert process.poll() is None
+            time.sleep(0.002)
+        found.kill()
+        _, err = process.communicate(timeout=60.0)
+    finally:
+        end(process)
+    assert process.returncode not in (0, 2), err
+    who = "rank 1" if beside else "1 of the 3 ranks"
+    said = [line for line in err.splitlines() if line.startswith("mophpc: ")]
+    assert [line.partition(" on ")[0] for line in said] == [f"mophpc: {who}"], err
+    assert "ended before all 3 ranks had met" in said[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_survival_needs_an_mpi_that_allows_it(write_experiment: Write, tmp_path: Path) -> None:

@@ -64,16 +64,8 @@ def start(
         ranks: of this host, the lowest first.
         counts: whether there are other hosts, which look at how far it has counted.
     """
-    # Its own MPI, which it does not have, must not be told that it is a rank.
-    ours = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "SLURM_", "PALS_")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-m", "mophpc.run.faults.lookout", str(run), str(memory_kills())]
-    command.append(str(int(counts)))
     try:
-        found = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ, process_group=0
-        )
+        found = spawn("mophpc.run.faults.lookout", run, memory_kills(), int(counts))
         assert found.stdin is not None
         with found.stdin as pipe:
             pipe.write(json.dumps([asdict(where) for where in ranks]).encode())
@@ -82,10 +74,28 @@ def start(
     return found
 
 
+def spawn(module: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """Start a module as a process beside this rank, which a signal to the ranks does not reach.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    # Its own MPI, which it does not have, must not be told that it is a rank.
+    ours = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "SLURM_", "PALS_")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ, process_group=0
+    )
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process."""
+    """End such a process."""
     process.kill()
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 class Counter:

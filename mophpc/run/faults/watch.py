@@ -24,7 +24,7 @@ from mophpc.errors import CutOffError, InterruptError, LostError, Place, Unreach
 from mophpc.files import write_json
 from mophpc.hop.collectives import Group
 from mophpc.hop.transport import Transport
-from mophpc.run.faults import lookout
+from mophpc.run.faults import lookout, startup
 from mophpc.run.faults.hanging import Hanging
 from mophpc.run.faults.heartbeat import Heartbeat
 from mophpc.run.faults.loss import lost, memory_kills
@@ -91,6 +91,7 @@ class Watch:
     def meet(self, group: Group) -> None:
         """Collective. Get to know the other ranks' processes, and begin."""
         met = group.share(group.gather(asdict(self.sign.own)))
+        startup.met()
         self._ranks = [from_record(record) for record in met]
         own = self.sign.own
         self._near = [w for w in self._ranks if w.realm == own.realm and w.rank != own.rank]

@@ -1,0 +1,78 @@
+"""What `compare.py` has measured so far: a file with a line of JSON per system and round."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from compare_tables import MOP, Outcome
+
+Key = tuple[Any, ...]
+
+
+def key_of(outcome: Outcome) -> Key:
+    """Return what tells the comparison, the round and the system of an outcome."""
+    return (*comparison_of(outcome), outcome.round, outcome.system)
+
+
+def comparison_of(outcome: Outcome) -> Key:
+    """Return what is equal among outcomes that can be compared."""
+    return (outcome.data, outcome.ranks, outcome.configs, outcome.rows, outcome.epochs)
+
+
+class Book:
+    """Outcomes, in a file where there is one: what is in it is not measured again.
+
+    Of several lines for the same the last one counts: what has failed may be tried again.
+
+    Args:
+        path: a file that exists, or will; None: nothing is kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._found: dict[Key, Outcome] = {}
+        if path is not None and path.exists():
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                try:
+                    outcome = Outcome(**json.loads(line))
+                except (TypeError, ValueError):
+                    sys.exit(f"{path}:{number} is no line of this benchmark; name another file")
+                self._found[key_of(outcome)] = outcome
+
+    def of(self, comparison: Key) -> list[Outcome]:
+        """Return the outcomes of a comparison, by round."""
+        own = [o for o in self._found.values() if comparison_of(o) == comparison]
+        return sorted(own, key=lambda o: o.round)
+
+    def has(self, comparison: Key, number: int, system: str) -> bool:
+        """Return whether a system went well in a round."""
+        found = self._found.get((*comparison, number, system))
+        return found is not None and not found.why
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep an outcome."""
+        self._found[key_of(outcome)] = outcome
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def write_csv(file: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a row per outcome, with its ratio to MOP's makespan in that round."""
+    names = [f.name for f in fields(Outcome) if f.name != "records"]
+    spans = {
+        (comparison_of(o), o.round): o.makespan_s for o in outcomes if o.system == MOP and not o.why
+    }
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow([*names, "makespan_to_mop"])
+        for outcome in outcomes:
+            span = spans.get((comparison_of(outcome), outcome.round))
+            ratio = outcome.makespan_s / span if span and not outcome.why else ""
+            writer.writerow([*(getattr(outcome, name) for name in names), ratio])
