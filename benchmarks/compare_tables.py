@@ -103,9 +103,13 @@ def figures(
     when, spent = [s[0] for s in samples], [s[1] for s in samples]
     used = float(np.interp(end, when, spent) - np.interp(begin, when, spent))
     memory = [s[2] for s in samples if s[2] is not None and s[0] <= end]
-    records = [{**r, "at_s": r["time"] - begin} for r in result["records"]]
+    records = [
+        {"config": r["config"], "epoch": r["epoch"], "at_s": round(r["time"] - begin, 3)}
+        | {"accuracy": round(r["accuracy"], 6)}
+        for r in result["records"]
+    ]
     last = {r["config"]: r["accuracy"] for r in sorted(records, key=lambda r: r["epoch"])}
-    small_s, small_bytes = part_of(records, small, result)
+    small_s, small_bytes = part_of(result["records"], small, result)
     return {
         "setup_s": begin - result["called"],
         "makespan_s": end - begin,
