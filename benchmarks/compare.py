@@ -222,6 +222,7 @@ def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": f"{HERE}{os.pathsep}{HERE / 'peers'}",
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
