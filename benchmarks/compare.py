@@ -31,7 +31,7 @@ from common import Targets, machine
 from compare_book import Book, Key, write_csv
 from compare_model import SMALL_BATCH, configs
 from compare_tables import Outcome, count_functions, count_lines
-from scaling_plot import FORMATS
+from pictures import FORMATS
 
 HERE = Path(__file__).resolve().parent
 LOAD, TRAIN, EVALUATE, WHOLE = "load", "train_epoch", "evaluate", "train_config"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compare_tables import MOP, Outcome, after_seconds, by_system, ratios
-from scaling_plot import save
+from pictures import INK, save, styled
 
-_INK, _GREY = "#1f2328", "#6e7781"
 _COLORS = {
     "mop": "#0969da",
     "celery": "#1a7f37",
@@ -40,18 +39,7 @@ def chart_spec(panels: Sequence[tuple[str, Sequence[Outcome], float]]) -> dict[s
     import altair as alt
 
     rows = [alt.hconcat(_bars(*panel), _lines(*panel)) for panel in panels]
-    chart = (
-        alt.vconcat(*rows)
-        .properties(padding=16, background="white")
-        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
-        .configure_title(anchor="start", fontSize=14, color=_INK, subtitleColor=_GREY)
-        .configure_view(stroke=None)
-        .configure_axis(labelColor=_GREY, titleColor=_GREY, titleFontWeight="normal")
-        .configure_axisX(grid=False)
-        .configure_legend(title=None, labelColor=_INK, orient="right")
-    )
-    spec: dict[str, Any] = chart.to_dict()
-    return spec
+    return styled(alt.vconcat(*rows), "right")
 
 
 def _bars(title: str, outcomes: Sequence[Outcome], _: float) -> Any:
@@ -76,8 +64,8 @@ def _bars(title: str, outcomes: Sequence[Outcome], _: float) -> Any:
     base = alt.Chart(alt.Data(values=rows)).encode(y=y)
     x = alt.X("ratio:Q", title="makespan / MOP's")
     bars = base.mark_bar(height=16).encode(x=x, color=color)
-    spans = base.mark_rule(color=_INK).encode(x=alt.X("low:Q"), x2="high:Q")
-    text = base.mark_text(align="left", dx=6, color=_INK).encode(x=alt.X("high:Q"), text="text:N")
+    spans = base.mark_rule(color=INK).encode(x=alt.X("low:Q"), x2="high:Q")
+    text = base.mark_text(align="left", dx=6, color=INK).encode(x=alt.X("high:Q"), text="text:N")
     return alt.layer(bars, spans, text).properties(
         width=330, height=220, title=alt.TitleParams(title, subtitle="median, lowest and highest")
     )

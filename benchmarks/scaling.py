@@ -33,7 +33,8 @@ from typing import Any
 
 import numpy as np
 from common import ROOT, Targets, events, machine, mophpc, run_experiment
-from scaling_plot import FORMATS, draw
+from pictures import FORMATS
+from scaling_plot import draw
 from scaling_points import (
     SIMULATED,
     SLEEPING,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMATS = (".png", ".svg")
-_INK, _GREY = "#1f2328", "#6e7781"
+from pictures import GREY, save, styled
+
 _COLORS = {"training": "#1a7f37", "sleeping": "#0969da", "simulated": "#bc4c00"}
 
 
@@ -21,34 +21,13 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     save(chart_spec(rows), path)
 
 
-def save(spec: Mapping[str, Any], path: Path) -> None:
-    """Write a Vega-Lite spec as a picture, a .png or .svg file."""
-    import vl_convert
-
-    if path.suffix == ".png":
-        path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]))
-    else:
-        path.write_text(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
-
-
 def chart_spec(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the Vega-Lite spec: a panel per part."""
     import altair as alt
 
     parts = [part for part in ("strong", "weak") if any(row["part"] == part for row in rows)]
     panels = [_panel([row for row in rows if row["part"] == part], part) for part in parts]
-    chart = (
-        alt.hconcat(*panels)
-        .properties(padding=16, background="white")
-        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif")
-        .configure_title(anchor="start", fontSize=14, color=_INK, subtitleColor=_GREY)
-        .configure_view(stroke=None)
-        .configure_axis(labelColor=_GREY, titleColor=_GREY, titleFontWeight="normal")
-        .configure_axisX(grid=False)
-        .configure_legend(title=None, labelColor=_INK, orient="bottom")
-    )
-    spec: dict[str, Any] = chart.to_dict()
-    return spec
+    return styled(alt.hconcat(*panels), "bottom")
 
 
 def _panel(rows: Sequence[Mapping[str, Any]], part: str) -> Any:
@@ -65,7 +44,7 @@ def _panel(rows: Sequence[Mapping[str, Any]], part: str) -> Any:
     y = alt.Y("speedup:Q", scale=scale, axis=y_axis)
     color = alt.Color("kind:N", scale=alt.Scale(domain=list(_COLORS), range=[*_COLORS.values()]))
     ends = alt.Data(values=[{"ranks": rank, "speedup": rank} for rank in (ranks[0], ranks[-1])])
-    ideal = alt.Chart(ends).mark_line(strokeDash=[4, 3], color=_GREY, strokeWidth=1)
+    ideal = alt.Chart(ends).mark_line(strokeDash=[4, 3], color=GREY, strokeWidth=1)
     own = [dict(row) for row in rows]
     told = alt.Data(values=[row for row in own if row["kind"] == "simulated"])
     real = alt.Data(values=[row for row in own if row["kind"] != "simulated"])

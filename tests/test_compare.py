@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def tables(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("compare_tables")
-    for name in ("compare_tables", "common", "compare_book", "compare_plot", "scaling_plot"):
+    for name in ("compare_tables", "common", "compare_book", "compare_plot", "pictures"):
         sys.modules.pop(name, None)
 
 

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import scaling
-import scaling_plot
+from pictures import FORMATS
 from scaling_points import (
     SLEEPING,
     STRONG,
@@ -160,7 +160,7 @@ def test_targets_and_table(capsys):
     assert "cost per visit 5.00 ms, serial share 0.000%" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("suffix", scaling_plot.FORMATS)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_picture(tmp_path, suffix):
     rows = scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16])
     scaling.report(rows, tmp_path / f"scaling{suffix}")
