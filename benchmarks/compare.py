@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the system that runs
     if arguments.keep and arguments.keep.exists():
         sys.exit(f"--keep {arguments.keep}: it exists; name a folder that does not")
     if arguments.plot and arguments.plot.suffix not in FORMATS:

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -209,6 +210,38 @@ def test_a_neighbour_that_shows_no_sign_is_named(tmp_path: Path) -> None:
         hanging.close()
     assert found[1].rank == 1
     assert "config c003-lr=0.1, epoch 4, shard 2: it hangs: no minibatch for" in str(found[0])
+
+
+def test_the_stack_comes_in_time_though_the_visit_before_had_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User code may take Python's lock in a visit before the watch has looked at it."""
+    armed: list[float] = []
+    spy = SimpleNamespace(
+        dump_traceback_later=lambda seconds, **_: armed.append(seconds),
+        cancel_dump_traceback_later=lambda: None,
+    )
+    monkeypatch.setattr("mophpc.run.faults.hanging.faulthandler", spy)
+    sign = Sign(own_whereabouts(0, 1))
+    sign.open(tmp_path)
+    hanging = Hanging(sign, [sign.own], folder_of(tmp_path), 2.0)
+    try:
+        sign.at(AT)
+        with sign.visits():
+            time.sleep(0.25)
+            assert hanging.look() is None
+            assert armed[-1] == 6.0  # the config's first minibatch: it may be compiled
+            sign.batches += 1
+        with sign.visits():
+            assert read_place(tmp_path, 0) == sign.own  # a neighbour waits no longer than that
+            assert (sign.own.limit_s, armed[-1]) == (2.0, 2.0)
+        before = len(armed)
+        with sign.visits():
+            assert len(armed) == before  # else there is no need, and it takes a thread
+    finally:
+        hanging.close()
+    with sign.visits():
+        assert len(armed) == before
 
 
 def test_the_stack_of_a_neighbour_is_waited_for(tmp_path: Path) -> None:

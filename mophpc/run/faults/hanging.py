@@ -8,6 +8,7 @@ stacks, and a neighbour sees that this rank shows no sign of life.
 from __future__ import annotations
 
 import faulthandler
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,17 +57,37 @@ class Hanging:
         self._still: tuple[int, ...] = ()
         self._still_s = 0.0
         self._log: IO[str] = folder.log(sign.own.rank).open("a")
-        self._is_armed = False
+        self._armed_s = 0.0
+        """In so long, from when it was set, the timer writes stacks; 0: it does not."""
+        self._limit_s = hang_s
+        """When this rank was last looked at, of its visit."""
+        self._lock = threading.Lock()
+        sign.on_visit = self._shorten
 
     def close(self) -> None:
         """Look no more."""
+        self._sign.on_visit = None
         self._disarm()
         self._log.close()
 
+    def _arm(self, limit_s: float) -> None:
+        self._armed_s = limit_s
+        faulthandler.dump_traceback_later(limit_s, file=self._log)
+
+    def _shorten(self, limit_s: float) -> None:
+        """A visit begins: user code may take the lock in it before the next look.
+
+        What was set in a visit with a config's first minibatch would be too late then.
+        """
+        with self._lock:
+            if self._armed_s > limit_s:
+                self._arm(limit_s)
+
     def _disarm(self) -> None:
-        if self._is_armed:
-            faulthandler.cancel_dump_traceback_later()
-            self._is_armed = False
+        with self._lock:
+            if self._armed_s > 0.0:
+                faulthandler.cancel_dump_traceback_later()
+                self._armed_s = 0.0
 
     def look(self) -> tuple[LostError, Whereabouts] | None:
         """Return what is to be said of a rank that hangs, and where it is."""
@@ -86,15 +107,16 @@ class Hanging:
         return found or self._look_at_all(now_s)
 
     def _look_at_own(self, now_s: float) -> tuple[LostError, Whereabouts] | None:
-        sign, own = self._sign, self._sign.own
-        news = (sign.batches, sign.changed_s)
-        is_new, in_visit = news != self._news, own.doing == VISIT
-        if is_new:
-            self._news, self._news_s = news, now_s
-        limit_s = sign.limit_s if in_visit else self._hang_s
-        if is_new or not in_visit:  # a visit may begin and take the lock before the next look
-            self._is_armed = True
-            faulthandler.dump_traceback_later(limit_s, file=self._log)
+        sign = self._sign
+        with self._lock:
+            own, self._limit_s = sign.own, sign.limit_s
+            news = (sign.batches, sign.changed_s)
+            is_new, in_visit = news != self._news, own.doing == VISIT
+            if is_new:
+                self._news, self._news_s = news, now_s
+            limit_s = self._limit_s if in_visit else self._hang_s
+            if is_new or not in_visit:  # a visit may begin and take the lock before the next look
+                self._arm(limit_s)
         if not in_visit or now_s - self._news_s < limit_s:
             return None
         self._disarm()
@@ -107,7 +129,7 @@ class Hanging:
         does_wait = waits != self._waits and doing == WAIT
         self._waits = waits
         judged = doing in (VISIT, OVER) or does_wait
-        self._sign.beat(waits=does_wait, limit_s=self._sign.limit_s if judged else 0.0)
+        self._sign.beat(waits=does_wait, limit_s=self._limit_s if judged else 0.0)
 
     def _look_at_neighbours(
         self, now_s: float, slept_s: float

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -232,6 +232,8 @@ class Sign:
         """When this rank last began to do something else."""
         self.hang_s = 0.0
         """After so long without news this rank hangs, in a visit; 0: never."""
+        self.on_visit: Callable[[float], None] | None = None
+        """Told when a visit begins, and after how long without news this rank hangs in it."""
         self._known: set[str | None] = set()
         self._first = 0
         self._fd = -1
@@ -260,6 +262,8 @@ class Sign:
         """Say that the visit is being made."""
         self._first = self.batches
         self._change(doing=VISIT, limit_s=self.limit_s)
+        if self.on_visit is not None:
+            self.on_visit(self.own.limit_s)
         try:
             yield
         finally:
