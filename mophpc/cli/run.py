@@ -56,7 +56,7 @@ def run(
     from mophpc.run.faults import startup
 
     if transport == "mpi":
-        startup.begin()  # what is imported next takes a second
+        startup.begin(out)  # what is imported next takes a second
     from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
     from mophpc.run.faults.stopping import ignore_signals

@@ -68,7 +68,7 @@ def run_experiment(
             return run_local(experiment, folder, ranks, view, stop, wanted)
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
-        startup.begin()
+        startup.begin(folder.path)
         from mophpc.hop.mpi import start_mpi
 
         # An MPI that sends from GPU memory looks at the current device when it starts.

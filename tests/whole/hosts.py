@@ -85,14 +85,17 @@ class Hosts:
 
     def kill(self, number: int, but_session: int = 0) -> None:
         """End all processes of a host at once, but those of a session: what stands for ssh."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", self.names[number]], capture_output=True, text=True, check=False
-        )
-        for pid in found.stdout.split():
+        for pid in self.pids(number):
             with suppress(ProcessLookupError):
-                if os.getsid(int(pid)) == but_session:
+                if os.getsid(pid) == but_session:
                     continue
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+
+    def pids(self, number: int) -> list[int]:
+        """Return the processes of a host."""
+        command = ["ip", "netns", "pids", self.names[number]]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
 
     def command(self, per_host: int, *command: str | Path) -> list[str]:
         """Return the command line that starts so many ranks on each host, from the first."""

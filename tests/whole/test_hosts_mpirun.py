@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hosts import TCP, Hosts, why_not
 from mpi_launch import end, is_open_mpi, mpirun, started
-from whole_testing import command, journal_is_whole
+from whole_testing import command, journal_is_whole, rank_process
 
 from mophpc.run.faults.places import Whereabouts, born, read_places
 
@@ -70,6 +70,36 @@ def test_a_host_that_cannot_be_reached_is_named_and_all_end(
     done = mpirun(2, *options, "--resume")
     assert done.returncode == 0, done.stderr
     assert command(capsys, "verify", run)[0] == 0
+
+
+@pytest.mark.skipif(not is_open_mpi(), reason="MPICH's launcher ends all ranks when one dies")
+def test_a_rank_of_another_host_that_dies_before_all_have_met_ends_all(
+    write_experiment: Write, hosts: Hosts, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = ["mophpc", "run", write_experiment(), "--out", run, "--survive"]
+    words = hosts.command(2, *options)
+    words.insert(words.index("-n"), "--with-ft")
+    words.insert(words.index("-n"), "ulfm")
+    said = tmp_path / "said"
+    with said.open("w") as out:
+        process = started(words, env=TCP, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while (found := rank_process(hosts.pids(1), 3)) is None:
+                assert process.poll() is None
+                time.sleep(0.002)
+            found.kill()
+            status = process.wait(timeout=ENDS_WITHIN_S)
+        finally:
+            end(process)
+    text = said.read_text(errors="replace")
+    assert status != 0, text
+    assert "ended before all 4 ranks had met" in text
+    assert not run.exists()
+    deadline_s = time.monotonic() + ENDS_WITHIN_S
+    while list(tmp_path.glob(".mophpc-*")):  # by which hosts tell each other
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
 
 
 def wait_for_beats(process: subprocess.Popen[str], run: Path) -> list[Whereabouts]:

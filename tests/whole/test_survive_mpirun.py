@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import mpi_launch
 import psutil
 import pytest
 from mpi_launch import end, is_open_mpi, launched, mpirun
-from whole_testing import command, complaint, journal_is_whole
+from whole_testing import command, complaint, journal_is_whole, rank_process
 
 from mophpc.run.faults.places import read_place, read_places
 
@@ -108,16 +107,6 @@ def test_ranks_go_on_without_one_that_was_killed(
     assert command(capsys, "status", run)[1].startswith("ended")
 
 
-def rank_process(launcher: int, rank: int, *, beside: bool) -> psutil.Process | None:
-    """Return a rank's process, once it is there, and has another one beside it if so wanted."""
-    for process in psutil.Process(launcher).children():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("OMPI_COMM_WORLD_RANK") == str(rank):
-                words = [word for child in process.children() for word in child.cmdline()]
-                return process if not beside or "mophpc.run.faults.startup" in words else None
-    return None
-
-
 @needs_ulfm
 @pytest.mark.parametrize("beside", [True, False], ids=["later", "at once"])
 def test_a_rank_that_dies_before_all_have_met_ends_all(
@@ -125,7 +114,8 @@ def test_a_rank_that_dies_before_all_have_met_ends_all(
 ) -> None:
     process = launched_with_ulfm(monkeypatch, 3, write_experiment(), tmp_path / "run")
     try:
-        while (found := rank_process(process.pid, 1, beside=beside)) is None:
+        top = psutil.Process(process.pid)
+        while (found := rank_process([p.pid for p in top.children()], 1, beside=beside)) is None:
             assert process.poll() is None
             time.sleep(0.002)
         found.kill()

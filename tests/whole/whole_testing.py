@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mophpc.cli import main
@@ -54,3 +57,20 @@ def journal_is_whole(run: Path) -> bool:
     files = [run / "metrics.jsonl", *sorted((run / "events").glob("*.jsonl"))]
     lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
     return all(re.fullmatch(r"\{.*\}\n", line) for line in lines)
+
+
+def rank_process(pids: Sequence[int], rank: int, *, beside: bool = False) -> psutil.Process | None:
+    """Return an Open MPI rank's process, once it is there, with another one beside it if wanted.
+
+    Args:
+        pids: where to look.
+        rank: as it was launched.
+        beside: whether what looks after its start has to be there, too.
+    """
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.environ().get("OMPI_COMM_WORLD_RANK") == str(rank):
+                words = [word for child in process.children() for word in child.cmdline()]
+                return process if not beside or "mophpc.run.faults.startup" in words else None
+    return None

@@ -4,7 +4,8 @@ Where ranks are to go on without one that dies, Open MPI's launcher ends nobody 
 MPI has started in all of them, it is MPI itself that waits for it, without end (MPI 4.1, 11.2:
 initialisation is collective). `python -m mophpc.run.faults.startup FACTS` waits for its standard
 input to end, which is to say, for its rank. A rank that died before it had such a process is missed
-by that of the lowest rank of its host.
+by that of the lowest rank of its host. Processes on other hosts learn of it from a file beside the
+run folder: the launcher goes on without one of its daemons, and ends with its first process only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -26,18 +28,27 @@ from mophpc.launcher import FT_ENABLED, launched_rank, launched_ranks
 from mophpc.run.faults import lookout
 from mophpc.run.faults.places import born, parent
 
-LOOK_S = 5.0
-"""Between two looks at whether all ranks of the host are there; one is missed at the second."""
+BEAT_S = 1.0
+"""Between two looks at whether another host says that all are to end."""
+LOOKS = 5
+"""At every fifth it is seen whether all ranks of the host are there; one is missed the second
+time."""
 GRACE_S = 3.0
 """Within so long the launcher ends by itself where all ranks end."""
+LEAVE_S = 2.0
+"""So long the file is there at least, from when a launcher has ended."""
 _RANK, _NEAR, _JOB = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMIX_NAMESPACE"
 
 _beside: subprocess.Popen[bytes] | None = None
 _has_begun = False
 
 
-def begin() -> None:
-    """Have this rank looked after until `met`, if its launcher ends nobody when it dies."""
+def begin(out: Path) -> None:
+    """Have this rank looked after until `met`, if its launcher ends nobody when it dies.
+
+    Args:
+        out: the run folder that is to be.
+    """
     global _beside, _has_begun  # noqa: PLW0603  # MPI, which it is for, is one in a process too
     launched = launched_ranks(os.environ)
     if _has_begun or os.environ.get(FT_ENABLED) != "1" or launched is None or launched[0] == 1:
@@ -46,12 +57,14 @@ def begin() -> None:
     launchers = lookout.launchers_of(os.getpid())  # nobody can tell when this process is gone
     if not launchers:
         return
+    job = os.environ.get(_JOB, "")
     facts = {
         "rank": launched_rank(os.environ),
         "num_ranks": launched[0],
         "near": int(os.environ.get(_NEAR, "0")),
-        "job": os.environ.get(_JOB, ""),
+        "job": job,
         "launchers": launchers,
+        "mark": str(mark_of(out, job)),
     }
     with suppress(OSError):
         _beside = lookout.spawn("mophpc.run.faults.startup", json.dumps(facts))
@@ -64,6 +77,17 @@ def met() -> None:
     if _beside is not None:
         lookout.stop(_beside)
         _beside = None
+
+
+def mark_of(out: Path, job: str) -> Path:
+    """Return the file that says to all hosts that the ranks of a job are to end.
+
+    Args:
+        out: the run folder that is to be; the file is in the nearest folder that is there.
+        job: the launcher's name for it, which no other has.
+    """
+    near = next(folder for folder in out.resolve().parents if folder.is_dir())
+    return near / f".mophpc-{re.sub(r'[^A-Za-z0-9]+', '-', job)}-ends"
 
 
 def ranks_of(launcher: int, job: str) -> list[int]:
@@ -80,10 +104,15 @@ def ranks_of(launcher: int, job: str) -> list[int]:
     return sorted(found)
 
 
-def wait(rank: int, near: int, launcher: int, job: str) -> str:
-    """Wait until a rank of this host is gone; return which, in words."""
-    is_missed = False
-    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+def wait(rank: int, near: int, launcher: int, job: str, mark: Path) -> str:
+    """Wait until a rank is gone; return which, in words, or nothing where another host says it."""
+    is_missed, looks = False, 0
+    while not select.select([sys.stdin], [], [], BEAT_S)[0]:
+        looks += 1
+        if mark.exists():
+            return ""
+        if looks % LOOKS:
+            continue
         there = ranks_of(launcher, job)
         missing = near - len(there)
         if is_missed and missing > 0 and there[:1] == [rank]:
@@ -93,22 +122,35 @@ def wait(rank: int, near: int, launcher: int, job: str) -> str:
 
 
 def main(
-    *, rank: int, num_ranks: int, near: int, job: str, launchers: Sequence[tuple[int, int]]
+    *,
+    rank: int,
+    num_ranks: int,
+    near: int,
+    job: str,
+    launchers: Sequence[tuple[int, int]],
+    mark: str,
 ) -> None:
     """Wait for the end of the rank that has started this process, or for that of another one."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     launcher, birth = launchers[0]
-    who = wait(rank, near, launcher, job)
-    time.sleep(GRACE_S)
-    if born(launcher) == birth:
+    who = wait(rank, near, launcher, job, Path(mark))
+    if who:
+        time.sleep(GRACE_S)
+    if born(launcher) != birth:
+        return
+    if who:
+        with suppress(OSError):
+            Path(mark).touch()
         print(
             f"mophpc: {who} on {socket.gethostname()} ended before all {num_ranks} ranks had met, "
             f"and MPI cannot start without: all are ended; run the same command again",
             file=sys.stderr,
             flush=True,
         )
-        lookout.end_launchers(launchers)
+    lookout.end_launchers(launchers)
+    time.sleep(LEAVE_S)  # the others may look for it yet
+    Path(mark).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
