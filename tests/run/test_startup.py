@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,61 +37,62 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
+LookAfter = Callable[..., str]
+
+
+@pytest.fixture
 def look_after(
-    patch: pytest.MonkeyPatch, process: subprocess.Popen[bytes], mark: Path, *, ends: bool
-) -> None:
-    """Be beside rank 1 of 3; its end is that of the standard input."""
-    given, taken = os.pipe()
-    if ends:
-        os.close(taken)
-    with os.fdopen(given) as pipe:
-        patch.setattr(sys, "stdin", pipe)
-        launchers = [(process.pid, born(process.pid))]
-        facts = {"rank": 1, "num_ranks": 3, "near": 3, "job": "", "launchers": launchers}
-        startup.main(**facts, mark=str(mark))
-    if not ends:
-        os.close(taken)
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_end_of_a_rank_ends_the_launcher(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     launcher: subprocess.Popen[bytes],
     tmp_path: Path,
+    quick: None,
+) -> LookAfter:
+    """Be beside rank 1 of 3, whose end is that of the standard input; return what is said."""
+
+    def run(*, ends: bool) -> str:
+        given, taken = os.pipe()
+        if ends:
+            os.close(taken)
+        with os.fdopen(given) as pipe:
+            monkeypatch.setattr(sys, "stdin", pipe)
+            launchers = [(launcher.pid, born(launcher.pid))]
+            facts = {"rank": 1, "num_ranks": 3, "near": 3, "job": "", "launchers": launchers}
+            startup.main(**facts, mark=str(tmp_path / "ends"))
+        if not ends:
+            os.close(taken)
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_the_end_of_a_rank_ends_the_launcher(
+    look_after: LookAfter, launcher: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    look_after(monkeypatch, launcher, tmp_path / "ends", ends=True)
+    said = look_after(ends=True).splitlines()
     assert launcher.wait(timeout=10.0) == -signal.SIGTERM
-    said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith("mophpc: rank 1 on ")
     assert "ended before all 3 ranks had met" in said[0]
     assert not (tmp_path / "ends").exists()
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_word_of_another_host_ends_the_launcher_too(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    launcher: subprocess.Popen[bytes],
-    tmp_path: Path,
+    look_after: LookAfter, launcher: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "ends").touch()
-    look_after(monkeypatch, launcher, tmp_path / "ends", ends=False)
+    assert look_after(ends=False) == ""  # it was said there
     assert launcher.wait(timeout=10.0) == -signal.SIGTERM
-    assert capsys.readouterr().err == ""  # it was said there
 
 
-@pytest.mark.usefixtures("quick")
 def test_nothing_is_said_where_the_launcher_has_ended(
-    capsys: pytest.CaptureFixture[str],
+    look_after: LookAfter,
     monkeypatch: pytest.MonkeyPatch,
     launcher: subprocess.Popen[bytes],
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(startup, "born", lambda _: 0)
-    look_after(monkeypatch, launcher, tmp_path / "ends", ends=True)
-    assert capsys.readouterr().err == ""
+    assert look_after(ends=True) == ""
     assert launcher.poll() is None
     assert not (tmp_path / "ends").exists()
 
