@@ -6,6 +6,7 @@ Celery's page on optimizing names for them.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -54,6 +55,8 @@ def servers(spec: Spec) -> Iterator[None]:
     with running(broker), running(*commands, environments=own):
         wait_until("not all Celery workers answer", lambda: len(ping()) == spec.ranks)
         yield
+        # Results that are collected once the broker is gone try for minutes to tell it so.
+        gc.collect()
 
 
 def ping() -> list[dict]:

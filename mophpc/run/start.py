@@ -15,6 +15,7 @@ from mophpc.run.faults.stopping import StopFlag
 from mophpc.run.folder import RunFolder
 from mophpc.run.known import Wanted
 from mophpc.run.local import run_local
+from mophpc.run.memory import keep_freed_memory
 from mophpc.run.survive import run_rank
 
 PROGRESS = ("auto", "bar", "lines", "off")
@@ -69,6 +70,7 @@ def run_experiment(
         if transport != "mpi":
             raise LaunchError(f"transport is '{transport}'; allowed: mpi, local")
         startup.begin(folder.path)
+        keep_freed_memory()
         from mophpc.hop.mpi import start_mpi
 
         # An MPI that sends from GPU memory looks at the current device when it starts.
