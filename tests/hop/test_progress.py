@@ -100,6 +100,40 @@ def test_who_holds_the_lock_is_not_disturbed(make):
         assert len(steps) == count
 
 
+def test_a_training_that_looks_itself_is_seldom_disturbed(make):
+    steps = {True: 0, False: 0}
+
+    def step() -> bool:
+        steps[threading.current_thread() is threading.main_thread()] += 1
+        return False
+
+    progress = make(step, threaded=True)
+    begin_s = time.perf_counter()
+    with progress:
+        while time.perf_counter() - begin_s < 0.5:
+            time.sleep(5e-4)
+            progress.between()
+    assert steps[True] > steps[False]  # the thread's pauses grow
+    assert steps[False] > 0
+
+
+def test_bytes_that_the_training_sees_flow_wake_the_thread(make):
+    flows, woken = threading.Event(), threading.Event()
+
+    def step() -> bool:
+        if threading.current_thread() is not threading.main_thread() and flows.is_set():
+            woken.set()
+        return flows.is_set()
+
+    progress = make(step, threaded=True)
+    with progress:
+        time.sleep(0.1)  # its pauses are longer by now
+        flows.set()
+        while not progress._flowing.is_set():
+            progress.between()
+        wait_for(woken)
+
+
 def test_without_a_thread_messages_are_looked_after_between_batches(make):
     steps = []
 
