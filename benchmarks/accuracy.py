@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
 import mop
 import torch
-from compare import ROWS
 from compare_model import configs
 from driver import Spec
 from loop import train_config
 
+ROWS = {"fashion": (60_000, 10_000), "criteo": (100_000, 20_000)}
 MOST_POINTS = 0.3
 Job = tuple[int, int, dict[str, Any], int, str]
 """Number of the config, seed, config, epochs, folder of the data."""

@@ -87,7 +87,7 @@ MODELS = {
     "mlp": mlp,
     "cnn": cnn,
     "narrow": lambda: ClickNet(64, 32),
-    "wide": lambda: ClickNet(256, 64),
+    "wide": lambda: ClickNet(128, 64),
 }
 
 
