@@ -115,8 +115,8 @@ class Hop(Settings):
     """How states travel between ranks."""
 
     progress: Literal["thread", "between"] | None = None
-    """Who lets them progress while a rank trains: a thread of its own, or the training between two
-    minibatches. None: a thread where the MPI allows it."""
+    """Who lets them progress while a rank trains: only the training, between two minibatches, or a
+    thread of its own too. None: a thread where the MPI allows it."""
     checksum: bool | None = None
     """Whether each state is checked when it has arrived. None: where that takes less than a
     hundredth of the visits' time, or nobody knows what they take."""
