@@ -49,6 +49,7 @@ SYSTEMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 ROWS = {"fashion": (30_000, 10_000), "criteo": (32_000, 8_000)}
 """For training, of the 60,000 that Fashion-MNIST has, and for validation."""
 SMOKE_ROWS = (1024, 512)
+MOST_TOLD = 40  # lines of the log of a system that has failed
 FULL: dict[str, Any] = {"ranks": [2, 4], "rounds": 5, "epochs": 3, "timeout": 3600}
 SMOKE: dict[str, Any] = {"ranks": [2], "rounds": 1, "epochs": 1, "timeout": 300}
 NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -156,6 +157,9 @@ def measure(
             outcome = one(system, known, spec, isolated, arguments.timeout)
             book.add(outcome)
             told = outcome.why or f"{outcome.makespan_s:.1f} s"
+            if outcome.why and (scratch / "log.txt").exists():
+                log = (scratch / "log.txt").read_text(errors="replace").splitlines()
+                told += "\n" + "\n".join(log[-MOST_TOLD:])
             print(f"round {number}, {ranks} ranks, {system}: {told}", file=sys.stderr, flush=True)
     return book.of(comparison)
 
