@@ -3,8 +3,7 @@
 The training calls it between two minibatches. Where the MPI allows calls of several threads (MPI
 4.1, section 11.6.1, MPI_THREAD_MULTIPLE), a thread does so too: while bytes flow, and now and then
 in minibatches that are long. Each time it takes Python's lock from the training, which costs as
-much as several small operators; a thread that looked every millisecond made minibatches of 1.6 ms
-a quarter longer.
+much as several small operators: looking every millisecond makes small minibatches much longer.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 
     Training on the CPU frees tensors of some megabytes in each minibatch and asks for them again
     in the next. As glibc is set up, it returns many of them in between, and the kernel then has to
-    find and clear their pages anew: up to a fifth of a visit's time. What is larger than the
+    find and clear their pages anew, which can take a good part of a visit. What is larger than the
     threshold, as the states of large models are, goes back to the system as before.
 
     Returns:

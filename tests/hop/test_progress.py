@@ -8,6 +8,7 @@ import time
 import pytest
 
 from mophpc.errors import HopError
+from mophpc.hop import progress as module
 from mophpc.hop.progress import Progress
 
 LIMIT_S = 10.0
@@ -117,7 +118,9 @@ def test_a_training_that_looks_itself_is_seldom_disturbed(make):
     assert steps[False] > 0
 
 
-def test_bytes_that_the_training_sees_flow_wake_the_thread(make):
+def test_bytes_that_the_training_sees_flow_wake_the_thread(make, monkeypatch):
+    monkeypatch.setattr(module, "QUIET", 1e-3)  # after some milliseconds it sleeps for long
+    monkeypatch.setattr(module, "REST_S", 10 * LIMIT_S)
     flows, woken = threading.Event(), threading.Event()
 
     def step() -> bool:
@@ -127,10 +130,9 @@ def test_bytes_that_the_training_sees_flow_wake_the_thread(make):
 
     progress = make(step, threaded=True)
     with progress:
-        time.sleep(0.1)  # its pauses are longer by now
+        time.sleep(0.2)  # the thread's third pause has begun: 20 s and more
         flows.set()
-        while not progress._flowing.is_set():
-            progress.between()
+        progress.between()
         wait_for(woken)
 
 
