@@ -8,7 +8,8 @@ thread, which talk over TCP in a network namespace of their own. Their files in 
 they are set up. A round runs each of them once; the next round begins with another one, and has
 another seed. Celery needs Debian's redis-server, `fashion` its dataset-fashion-mnist. `--smoke` is
 a small version of everything, of some minutes; the whole takes hours. What is in --book is not run
-again, so that the same command goes on after it was cut off, on another day if need be; with
+again, so that the same command goes on after it was cut off, on another day if need be; but all of
+a round comes from one machine on one day: one that was left unfinished elsewhere is run anew. With
 `--rounds 0` it prints the tables of what is there.
 """
 
@@ -142,15 +143,15 @@ def measure(
     tried = configs(arguments.data, arguments.smoke)
     comparison: Key = (arguments.data, ranks, len(tried), rows, arguments.epochs)
     layout = None
+    here = f"{machine()}; {peers()}"
     for number in range(arguments.rounds):
         turn = number % len(arguments.systems)
-        for system in arguments.systems[turn:] + arguments.systems[:turn]:
-            if book.has(comparison, number, system):
-                continue
+        due = arguments.systems[turn:] + arguments.systems[:turn]
+        for system in book.missing(comparison, number, due, here):
             layout = layout or compare_data.lay_out(folder, ranks)
             known = {"data": arguments.data, "ranks": ranks, "round": number, "seed": number + 1}
             known |= {"configs": len(tried), "rows": rows, "epochs": arguments.epochs}
-            known["machine"] = f"{machine()}; {peers()}"
+            known["machine"] = here
             scratch = folder / f"{ranks}-{number}-{system}"
             spec = {"epochs": arguments.epochs, "configs": tried, "data": str(layout)}
             spec |= {"ranks": ranks, "seed": known["seed"], "scratch": str(scratch)}

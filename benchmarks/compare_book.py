@@ -28,7 +28,9 @@ def comparison_of(outcome: Outcome) -> Key:
 class Book:
     """Outcomes, in a file where there is one: what is in it is not measured again.
 
-    Of several lines for the same the last one counts: what has failed may be tried again.
+    Of several lines for the same the last one counts: what has failed may be tried again. Ratios
+    are taken within a round, so that all of it comes from one machine on one day: a line from
+    another one replaces all that the round had.
 
     Args:
         path: a file that exists, or will; None: nothing is kept.
@@ -43,21 +45,38 @@ class Book:
                     outcome = Outcome(**json.loads(line))
                 except (TypeError, ValueError):
                     sys.exit(f"{path}:{number} is no line of this benchmark; name another file")
-                self._found[key_of(outcome)] = outcome
+                self._take(outcome)
 
     def of(self, comparison: Key) -> list[Outcome]:
         """Return the outcomes of a comparison, by round."""
         own = [o for o in self._found.values() if comparison_of(o) == comparison]
         return sorted(own, key=lambda o: o.round)
 
-    def has(self, comparison: Key, number: int, system: str) -> bool:
-        """Return whether a system went well in a round."""
-        found = self._found.get((*comparison, number, system))
-        return found is not None and not found.why
+    def missing(
+        self, comparison: Key, number: int, systems: Sequence[str], machine: str
+    ) -> list[str]:
+        """Return the systems that have yet to run in a round, in their order.
+
+        A round that another machine, or another day, has left unfinished is all to be run.
+        """
+        own = [o for o in self.of(comparison) if o.round == number and not o.why]
+        if {o.system for o in own} >= set(systems):
+            return []
+        here = {o.system for o in own if o.machine == machine}
+        return [s for s in systems if s not in here]
+
+    def _take(self, outcome: Outcome) -> None:
+        own = (*comparison_of(outcome), outcome.round)
+        self._found = {
+            key: other
+            for key, other in self._found.items()
+            if key[:-1] != own or other.machine == outcome.machine
+        }
+        self._found[key_of(outcome)] = outcome
 
     def add(self, outcome: Outcome) -> None:
         """Keep an outcome."""
-        self._found[key_of(outcome)] = outcome
+        self._take(outcome)
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")

@@ -143,13 +143,31 @@ def test_what_is_in_the_book_is_found_again(tables, tmp_path):
     again = books.Book(path)
     assert again.of(whole) == book.of(whole)
     assert [o.system for o in again.of(whole)] == ["mop", "ddp"]
-    assert again.has(whole, 0, "mop")
-    assert not again.has(whole, 0, "ddp")  # may be tried again
+    assert again.missing(whole, 0, ["ddp", "mop"], "") == ["ddp"]  # it may be tried again
     again.add(outcome(tables, "ddp", makespan_s=30.0, **known))
     assert [o.why for o in books.Book(path).of(whole)] == ["", ""]
     books.write_csv(tmp_path / "compare.csv", again.of(whole))
     head, first, second = (tmp_path / "compare.csv").read_text().splitlines()
     assert (head[-16:], first[-4:], second[-4:]) == (",makespan_to_mop", ",1.0", ",3.0")
+
+
+def test_a_round_that_another_machine_left_unfinished_is_run_anew(tables, tmp_path):
+    books = importlib.import_module("compare_book")
+    path, systems = tmp_path / "compare.jsonl", ["mop", "ddp"]
+    book, known = books.Book(path), {"configs": 2, "rows": 8, "epochs": 2}
+    whole = ("fashion", 2, 2, 8, 2)
+    for number, system in ((0, "mop"), (0, "ddp"), (1, "mop")):
+        book.add(outcome(tables, system, number, machine="old", **known))
+    assert book.missing(whole, 0, systems, "new") == []
+    assert book.missing(whole, 1, systems, "old") == ["ddp"]
+    assert book.missing(whole, 1, systems, "new") == systems
+    book.add(outcome(tables, "ddp", 1, machine="new", **known))
+    for found in (book, books.Book(path)):  # no ratio of one machine to the other
+        assert [(o.round, o.system, o.machine) for o in found.of(whole)] == [
+            (0, "mop", "old"),
+            (0, "ddp", "old"),
+            (1, "ddp", "new"),
+        ]
 
 
 def test_a_file_that_is_no_book_is_refused(tables, tmp_path):
