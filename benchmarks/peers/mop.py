@@ -50,7 +50,10 @@ def train(spec: Spec) -> list[Record]:
     (folder / "experiment.toml").write_text(text)
     launcher, *rest = COMMAND.format(ranks=spec.ranks).split()
     command = [launcher, *FLAGS, *rest, "--progress", "off"]
-    subprocess.run(command, check=True, cwd=folder, env={**os.environ, **NETWORK})
+    # Open MPI's folder of a job is named by the process's number, which is the same in each process
+    # namespace, and what a job that was killed has left there ends the next one.
+    own = {"TMPDIR": str(folder)}
+    subprocess.run(command, check=True, cwd=folder, env={**os.environ, **NETWORK, **own})
     return read(folder / "run")
 
 
