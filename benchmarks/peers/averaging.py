@@ -39,27 +39,32 @@ def average(values: torch.Tensor) -> torch.Tensor:
     return values.div_(dist.get_world_size())
 
 
+def train_config(spec: Spec, index: int, data: Data) -> None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(spec.seed)
+    task = build(spec.configs[index])
+    torch.manual_seed(spec.seed * size + rank)
+    steps = -(-len(data["train_x"]) // task.batch_size)
+    averager = PeriodicModelAverager(period=steps, warmup_steps=steps - 1)
+    for epoch in range(spec.epochs):
+        train_epoch(task, data, averager)
+        task.lr_scheduler.step()
+        for buffer in task.model.buffers():
+            if buffer.is_floating_point():
+                average(buffer)
+        own = evaluate(task, data)
+        means = average(torch.tensor(list(own.values()), dtype=torch.float64)).tolist()
+        if rank == 0:
+            note(spec, {"config": index, **stamped(epoch, dict(zip(own, means, strict=True)))})
+
+
 def train_rank(spec: Spec) -> None:
     dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    data = load(f"{spec.data}/part-{rank}")
-    for index, config in enumerate(spec.configs):
-        torch.manual_seed(spec.seed)
-        task = build(config)
-        torch.manual_seed(spec.seed * size + rank)
-        steps = -(-len(data["train_x"]) // task.batch_size)
-        averager = PeriodicModelAverager(period=steps, warmup_steps=steps - 1)
-        for epoch in range(spec.epochs):
-            train_epoch(task, data, averager)
-            task.lr_scheduler.step()
-            for buffer in task.model.buffers():
-                if buffer.is_floating_point():
-                    average(buffer)
-            own = evaluate(task, data)
-            means = average(torch.tensor(list(own.values()), dtype=torch.float64)).tolist()
-            metrics = dict(zip(own, means, strict=True))
-            if rank == 0:
-                note(spec, {"config": index, **stamped(epoch, metrics)})
+    data = load(f"{spec.data}/part-{dist.get_rank()}")
+    for index in range(len(spec.configs)):
+        # Of its own, so that nothing has the group when it is destroyed: what is left of it then
+        # ends the process with a signal, now and then (pytorch/pytorch#190489).
+        train_config(spec, index, data)
     dist.destroy_process_group()
 
 

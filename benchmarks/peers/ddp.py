@@ -29,23 +29,27 @@ def evaluate_together(task: Task, data: Data) -> dict[str, float]:
     return dict(zip(own, (means / dist.get_world_size()).tolist(), strict=True))
 
 
+def train_config(spec: Spec, index: int, data: Data) -> None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(spec.seed)
+    task = build(spec.configs[index])
+    plain, task.model = task.model, DistributedDataParallel(task.model)
+    torch.manual_seed(spec.seed * size + rank)
+    for epoch in range(spec.epochs):
+        train_epoch(task, data, task.batch_size // size)
+        task.lr_scheduler.step()
+        task.model, wrapped = plain, task.model
+        metrics = evaluate_together(task, data)
+        task.model = wrapped
+        if rank == 0:
+            note(spec, {"config": index, **stamped(epoch, metrics)})
+
+
 def train_rank(spec: Spec) -> None:
     dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    data = load(f"{spec.data}/part-{rank}")
-    for index, config in enumerate(spec.configs):
-        torch.manual_seed(spec.seed)
-        task = build(config)
-        plain, task.model = task.model, DistributedDataParallel(task.model)
-        torch.manual_seed(spec.seed * size + rank)
-        for epoch in range(spec.epochs):
-            train_epoch(task, data, task.batch_size // size)
-            task.lr_scheduler.step()
-            task.model, wrapped = plain, task.model
-            metrics = evaluate_together(task, data)
-            task.model = wrapped
-            if rank == 0:
-                note(spec, {"config": index, **stamped(epoch, metrics)})
+    data = load(f"{spec.data}/part-{dist.get_rank()}")
+    for index in range(len(spec.configs)):
+        train_config(spec, index, data)  # nothing has the group when it is destroyed
     dist.destroy_process_group()
 
 
