@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from compare_model import build
-from driver import Record, Spec, drive, note, torchrun
+from driver import Record, Spec, drive, leave, note, torchrun
 from loop import Data, evaluate, load, stamped
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
@@ -62,8 +62,6 @@ def train_rank(spec: Spec) -> None:
     dist.init_process_group("gloo")
     data = load(f"{spec.data}/part-{dist.get_rank()}")
     for index in range(len(spec.configs)):
-        # Of its own, so that nothing has the group when it is destroyed: what is left of it then
-        # ends the process with a signal, now and then (pytorch/pytorch#190489).
         train_config(spec, index, data)
     dist.destroy_process_group()
 
@@ -78,5 +76,6 @@ def train(spec: Spec) -> list[Record]:
 if __name__ == "__main__":
     if "RANK" in os.environ:
         train_rank(Spec(**json.loads(Path(sys.argv[1]).read_text())))
+        leave()
     else:
         drive(train)

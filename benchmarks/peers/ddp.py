@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from compare_model import build
-from driver import Record, Spec, drive, note, torchrun
+from driver import Record, Spec, drive, leave, note, torchrun
 from loop import Data, evaluate, load, stamped, train_epoch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,7 +49,7 @@ def train_rank(spec: Spec) -> None:
     dist.init_process_group("gloo")
     data = load(f"{spec.data}/part-{dist.get_rank()}")
     for index in range(len(spec.configs)):
-        train_config(spec, index, data)  # nothing has the group when it is destroyed
+        train_config(spec, index, data)
     dist.destroy_process_group()
 
 
@@ -63,5 +63,6 @@ def train(spec: Spec) -> list[Record]:
 if __name__ == "__main__":
     if "RANK" in os.environ:
         train_rank(Spec(**json.loads(Path(sys.argv[1]).read_text())))
+        leave()
     else:
         drive(train)
