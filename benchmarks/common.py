@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,19 @@ class Targets:
         print(f"| {what} | {target} | {measured} | {'yes' if met else 'no'} |", flush=True)
 
 
-def mpirun(ranks: int, *command: str, timeout_s: int = 3600) -> float:
+def mpirun(
+    ranks: int,
+    *command: str,
+    timeout_s: int = 3600,
+    environment: Mapping[str, str] | None = None,
+) -> float:
     """Run a command on some ranks as the launch scripts do; return its seconds."""
     start = time.monotonic()
     arguments = ["bash", "-c", SCRIPT, str(ROOT), str(timeout_s), str(ranks), *command]
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=ROOT)
+    whole = {**os.environ, **(environment or {})}
+    done = subprocess.run(
+        arguments, check=False, capture_output=True, text=True, cwd=ROOT, env=whole
+    )
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return time.monotonic() - start
@@ -46,9 +54,12 @@ def mophpc(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
-def run_experiment(toml: Path, out: Path, ranks: int) -> float:
+def run_experiment(
+    toml: Path, out: Path, ranks: int, environment: Mapping[str, str] | None = None
+) -> float:
     """Run an experiment under mpirun into a new folder; return the seconds of the whole command."""
-    return mpirun(ranks, "mophpc", "run", str(toml), "--out", str(out), "--progress", "off")
+    command = ("mophpc", "run", str(toml), "--out", str(out), "--progress", "off")
+    return mpirun(ranks, *command, environment=environment)
 
 
 def write_fashion(folder: Path, data: Path, shards: int, schedule: str = "") -> Path:

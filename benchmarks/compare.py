@@ -50,7 +50,7 @@ SYSTEMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 ROWS = {"fashion": (30_000, 10_000), "criteo": (32_000, 8_000)}
 """For training, of the 60,000 that Fashion-MNIST has, and for validation."""
 SMOKE_ROWS = (1024, 512)
-MOST_TOLD = 40  # lines of the log of a system that has failed
+FIRST_TOLD, LAST_TOLD = 15, 30  # lines of the log of a system that has failed
 FULL: dict[str, Any] = {"ranks": [2, 4], "rounds": 5, "epochs": 3, "timeout": 3600}
 SMOKE: dict[str, Any] = {"ranks": [2], "rounds": 1, "epochs": 1, "timeout": 300}
 NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -160,9 +160,16 @@ def measure(
             told = outcome.why or f"{outcome.makespan_s:.1f} s"
             if outcome.why and (scratch / "log.txt").exists():
                 log = (scratch / "log.txt").read_text(errors="replace").splitlines()
-                told += "\n" + "\n".join(log[-MOST_TOLD:])
+                told += "\n" + "\n".join(shortened(log))
             print(f"round {number}, {ranks} ranks, {system}: {told}", file=sys.stderr, flush=True)
     return book.of(comparison)
+
+
+def shortened(log: list[str]) -> list[str]:
+    """Return a log's beginning, which may have the cause, and its end."""
+    if len(log) <= FIRST_TOLD + LAST_TOLD:
+        return log
+    return [*log[:FIRST_TOLD], "...", *log[-LAST_TOLD:]]
 
 
 def tell(arguments: argparse.Namespace, outcomes: list[Outcome], ranks: int, chance: float) -> bool:

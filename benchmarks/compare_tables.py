@@ -64,6 +64,15 @@ class Outcome:
         """Seconds of set-up and makespan."""
         return self.setup_s + self.makespan_s
 
+    @property
+    def best_epochs(self) -> float:
+        """Mean over configs of the accuracy after a config's best epoch: it may overfit later."""
+        best: dict[int, float] = {}
+        for record in self.records:
+            config = record["config"]
+            best[config] = max(best.get(config, 0.0), record["accuracy"])
+        return statistics.mean(best.values())
+
 
 def count_lines(text: str) -> int:
     """Return the lines of code between the markers `# user: begin` and `# user: end`."""
@@ -201,8 +210,9 @@ def main_table(outcomes: Sequence[Outcome]) -> list[str]:
     good = by_system(outcomes)
     table = [
         "| system | makespan s | / MOP's | set-up s | processors used | training rows on disk MB "
-        "| network MB | peak memory MB | best accuracy | mean accuracy | lines |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network MB | peak memory MB | best accuracy | mean accuracy | mean of best epochs "
+        "| lines |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for system in dict.fromkeys(o.system for o in outcomes):
         own = good.get(system, [])
@@ -223,6 +233,7 @@ def main_table(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{middle['peak_bytes'] / 1e6:.0f}",
                 f"{middle['best_accuracy']:.4f}",
                 f"{middle['mean_accuracy']:.4f}",
+                f"{statistics.median(o.best_epochs for o in own):.4f}",
                 f"{own[0].lines}",
             ]
             table.append(f"| {' | '.join(cells)} |")
@@ -303,10 +314,14 @@ def goals(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, bool]]:
         values = ratios(mop, averaging, "makespan_s")
         met = bool(values) and statistics.median(values) <= 1
         goal("makespan: MOP / model averaging", "1.00 or less", said(values), met)
-        theirs = {o.round: o.mean_accuracy for o in averaging}
-        gains = [o.mean_accuracy - theirs[o.round] for o in mop if o.round in theirs]
-        met = bool(gains) and statistics.median(gains) > 0
-        goal("mean accuracy: MOP - model averaging", "above 0", spread(gains or [0.0]), met)
+        for what, value in (
+            ("mean accuracy", "mean_accuracy"),
+            ("mean accuracy of configs' best epochs", "best_epochs"),
+        ):
+            theirs = {o.round: getattr(o, value) for o in averaging}
+            gains = [getattr(o, value) - theirs[o.round] for o in mop if o.round in theirs]
+            met = bool(gains) and statistics.median(gains) > 0
+            goal(f"{what}: MOP - model averaging", "above 0", spread(gains or [0.0]), met)
     if mop and tasks:
         goal(*sequential(mop, tasks[0]))
     return found

@@ -1,85 +1,147 @@
 """What mophpc costs: time inside visits against plain PyTorch, and time outside visits.
 
-    python benchmarks/overhead.py [--rounds 5]
+    python benchmarks/overhead.py [--part inside outside small] [--rounds 5]
 
 Inside: one rank trains configs with visits of about a second; the same training is written as a
 plain PyTorch loop over in-memory tensors, in a process of its own; both alternate, and the ratio
 is taken within each round. Outside: two ranks on two cores, the share of the makespan that is
-neither visit, nor evaluation, nor an idle slot of the plan.
+neither visit, nor evaluation, nor an idle slot of the plan. Small: two ranks train the models of
+`compare.py` that have the shortest minibatches and the largest ones, against two processes with
+plain loops; beside that, how it is where only the training lets messages progress, and where freed
+memory is left to the C library.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import ROOT, events, machine, makespan, run_experiment, seconds, spread
+from common import ROOT, events, machine, makespan, mophpc, run_experiment, seconds, spread
 
 ROWS, WIDTH = 48_000, 512
 CONFIGS, SHARDS, EPOCHS = 4, 2, 2
+PARTS = ("inside", "outside", "small")
+
+IMAGES = 30_000
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp, batches of 32": {"arch": "mlp", "batch_size": 32},
+    "cnn, batches of 32": {"arch": "cnn", "batch_size": 32},
+    "cnn, batches of 256": {"arch": "cnn", "batch_size": 256},
+}
+WAYS: dict[str, tuple[str, dict[str, str]]] = {
+    # settings of the experiment, and of the environment
+    "as it is": ("", {}),
+    'progress = "between"': ('[hop]\nprogress = "between"\n', {}),
+    # Any tunable of malloc says that somebody has set it up; this one changes nothing.
+    "memory left to glibc": ("", {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
+}
 
 TOML = """
-build = "{root}/benchmarks/overhead_model.py:build"
+build = "{root}/benchmarks/{build}.py:build"
 epochs = {epochs}
 seed = 1
 [data]
 store = "{store}"
 [schedule]
 costs = "equal"  # the rotation, which has no idle slots here
-[space]
-lr = {rates}
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--plain", type=Path, help="(used by the benchmark itself)")
     arguments = parser.parse_args()
-    if arguments.plain is not None:
-        print(plain_loop(arguments.plain))
-        return
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:
-        measure(Path(scratch), arguments.rounds)
+        folder = Path(scratch)
+        if "inside" in arguments.part or "outside" in arguments.part:
+            long_visits(folder, arguments.rounds, arguments.part)
+        if "small" in arguments.part:
+            small_batches(folder, arguments.rounds)
 
 
-def measure(folder: Path, rounds: int) -> None:
+def long_visits(folder: Path, rounds: int, parts: Sequence[str]) -> None:
+    """Measure what is inside and outside of visits of about a second."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((ROWS, WIDTH), dtype=np.float32)
-    y = generator.integers(0, 10, ROWS)
-    np.savez(folder / "data.npz", x=x, y=y, x_valid=x[:1000], y_valid=y[:1000])
-    store = folder / "store.zarr"
-    command = [sys.executable, "-m", "mophpc", "prepare", str(folder / "data.npz"), str(store)]
-    subprocess.run([*command, "--shards", str(SHARDS)], check=True, capture_output=True)
+    store = write_store(folder / "long", x, generator.integers(0, 10, ROWS))
+    rates = [{"lr": 0.001 * (1 + i)} for i in range(2 * CONFIGS)]
     inside, outside, visit_s = [], [], []
     for number in range(rounds):
-        toml = write_toml(folder, store, CONFIGS)
-        run = folder / f"inside-{number}"
-        run_experiment(toml, run, ranks=1)
-        ours = seconds(events(run)[0], "visit")
-        plain = run_plain(store)
-        inside.append(ours / plain)
-        visit_s.append(ours / (CONFIGS * SHARDS * EPOCHS))
-        run = folder / f"outside-{number}"
-        run_experiment(write_toml(folder, store, 2 * CONFIGS), run, ranks=2)
-        outside.append(outside_share(run))
-        print(f"round {number}: inside / plain {inside[-1]:.4f}, outside {outside[-1]:.4f}")
-    print(f"visits of {statistics.median(visit_s):.2f} s")
-    print(f"time inside visits / plain PyTorch loop: {spread(inside)} (target 1.03 or less)")
-    print(f"time outside visits / makespan, 2 ranks: {spread(outside)} (target 0.02 or less)")
+        if "inside" in parts:
+            run = folder / f"inside-{number}"
+            toml = write_toml(folder, store, "overhead_model", rates[:CONFIGS])
+            run_experiment(toml, run, ranks=1)
+            ours = seconds(events(run)[0], "visit")
+            inside.append(ours / plain(folder, store, "overhead_model", [rates[:CONFIGS]]))
+            visit_s.append(ours / (CONFIGS * SHARDS * EPOCHS))
+            print(f"round {number}: inside / plain {inside[-1]:.4f}", flush=True)
+        if "outside" in parts:
+            run = folder / f"outside-{number}"
+            run_experiment(write_toml(folder, store, "overhead_model", rates), run, ranks=2)
+            outside.append(outside_share(run))
+            print(f"round {number}: outside {outside[-1]:.4f}", flush=True)
+    if inside:
+        print(f"visits of {statistics.median(visit_s):.2f} s")
+        print(f"time inside visits / plain PyTorch loop: {spread(inside)} (target 1.03 or less)")
+    if outside:
+        print(f"time outside visits / makespan, 2 ranks: {spread(outside)} (target 0.02 or less)")
 
 
-def write_toml(folder: Path, store: Path, configs: int) -> Path:
-    toml = folder / f"experiment-{configs}.toml"
-    rates = [0.001 * (1 + i) for i in range(configs)]
-    toml.write_text(TOML.format(root=ROOT, store=store, epochs=EPOCHS, rates=rates))
+def small_batches(folder: Path, rounds: int) -> None:
+    """Measure visits of small minibatches, in several ways."""
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)
+    store = write_store(folder / "small", x, generator.integers(0, 10, IMAGES))
+    print("\n| 2 ranks | a minibatch, plain loop | time inside visits / plain loop |")
+    print("|---|---|---|", flush=True)
+    for name, model in SMALL.items():
+        tried = [{**model, "lr": lr, "weight_decay": 0.0001} for lr in (0.001, 0.003)]
+        steps = len(tried) * EPOCHS * SHARDS * -(-(IMAGES // SHARDS) // model["batch_size"])
+        found: dict[str, list[float]] = {way: [] for way in WAYS}
+        batch_s = []
+        for number in range(rounds):
+            plain_s = plain(folder, store, "compare_model", [[config] for config in tried])
+            batch_s.append(plain_s / steps)
+            for way, (more, environment) in WAYS.items():
+                run = folder / f"{name}-{number}-{len(more)}-{len(environment)}"
+                toml = write_toml(folder, store, "compare_model", tried, more)
+                run_experiment(toml, run, ranks=2, environment=environment)
+                found[way].append(sum(seconds(own, "visit") for own in events(run)) / plain_s)
+        for way, values in found.items():
+            batch = f"{1000 * statistics.median(batch_s):.2f} ms"
+            print(f"| {name}, {way} | {batch} | {spread(values)} |", flush=True)
+
+
+def write_store(folder: Path, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Path:
+    """Make a store of rows in a new folder; return it."""
+    folder.mkdir()
+    np.savez(folder / "data.npz", x=x, y=y, x_valid=x[:1000], y_valid=y[:1000])
+    store = folder / "store.zarr"
+    mophpc("prepare", str(folder / "data.npz"), str(store), "--shards", str(SHARDS))
+    return store
+
+
+def write_toml(
+    folder: Path, store: Path, build: str, configs: Sequence[Mapping[str, Any]], more: str = ""
+) -> Path:
+    """Write an experiment that tries these configs; return its file."""
+    text = TOML.format(root=ROOT, build=build, store=store, epochs=EPOCHS) + more
+    for config in configs:
+        text += "[[configs]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in config.items())
+    toml = folder / "experiment.toml"
+    toml.write_text(text)
     return toml
 
 
@@ -90,41 +152,28 @@ def outside_share(run: Path) -> float:
     return max(1.0 - own / span for own in busy)
 
 
-def run_plain(store: Path) -> float:
-    command = [sys.executable, __file__, "--plain", str(store)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    return float(done.stdout)
+def plain(
+    folder: Path, store: Path, build: str, parts: Sequence[Sequence[Mapping[str, Any]]]
+) -> float:
+    """Return the seconds of plain loops that train these configs, all processes together.
 
-
-def plain_loop(store: Path) -> float:
-    """Return the seconds of training as anyone would write it, data loading aside."""
-    import time
-
-    import torch
-    import zarr
-    from overhead_model import build
-
-    torch.set_num_threads(1)
-    group = zarr.open_group(store, mode="r")
-    x, y = (torch.from_numpy(np.asarray(group[f"train/{name}"][:])) for name in "xy")
-    rows = len(x) // SHARDS
-    shards = [(x[s * rows : (s + 1) * rows], y[s * rows : (s + 1) * rows]) for s in range(SHARDS)]
-    start = time.perf_counter()
-    for config in range(CONFIGS):
-        task = build({"lr": 0.001 * (1 + config)})
-        task.model.train()
-        for _ in range(EPOCHS):
-            for inputs, targets in shards:
-                for index in torch.randperm(len(inputs)).split(task.batch_size):
-                    task.optimizer.zero_grad()
-                    # index_select is three times as fast as inputs[index]
-                    outputs = task.model(inputs.index_select(0, index))
-                    loss = task.loss(outputs, targets.index_select(0, index))
-                    if not math.isfinite(loss.item()):
-                        raise SystemExit("diverged")
-                    loss.backward()
-                    task.optimizer.step()
-    return time.perf_counter() - start
+    Args:
+        folder: for the files that say what to train.
+        store: of the rows.
+        build: the module.
+        parts: the configs of each process; all run at a time.
+    """
+    running = []
+    for number, configs in enumerate(parts):
+        spec = {"build": build, "configs": configs, "epochs": EPOCHS, "shards": SHARDS}
+        file = folder / f"plain-{number}.json"
+        file.write_text(json.dumps({**spec, "store": str(store)}))
+        command = [sys.executable, str(ROOT / "benchmarks/plain_loop.py"), str(file)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT))
+    told = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit("the plain loop failed")
+    return sum(float(text) for text in told)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def test_accuracy_over_time_begins_with_chance(tables):
     assert tables.after_seconds(one, 1.0, 2, 0.1) == (0.5, 0.3)
     assert tables.after_seconds(one, 9.0, 2, 0.1) == pytest.approx((0.8, 0.7))
     assert tables.after_epochs(one, 2)[1] == pytest.approx((0.8, 0.7))
+    assert one.best_epochs == pytest.approx(0.75)  # of the second config it was the first epoch
 
 
 def test_a_failure_is_a_row_that_says_why(tables):
@@ -105,6 +106,8 @@ def test_a_failure_is_a_row_that_says_why(tables):
     assert "| mop | 15.0 (10.0 to 20.0) | 1.00 (1.00 to 1.00) |" in table[2]
     assert "| ddp | 30.0 (30.0 to 30.0) | 3.00 (3.00 to 3.00) |" in table[3]
     assert table[4] == "| ddp, round 1 | failed: it / fell over |"
+    assert "| 0.7500 | 7 |" in table[2]
+    assert len({row.count("|") for row in table[:4]}) == 1
     assert len(tables.time_table(found, 2, 0.1)) == 4
 
 
