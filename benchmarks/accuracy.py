@@ -55,11 +55,7 @@ def main() -> int:
     book = Book(arguments.book, comparison)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if arguments.data == "fashion":
-            arrays = compare_data.fashion(arguments.source, rows, valid_rows)
-        else:
-            arrays = compare_data.criteo(rows, valid_rows)
-        compare_data.write_source(folder, arrays)
+        compare_data.make(arguments.data, arguments.source, rows, valid_rows, folder)
         layout = compare_data.lay_out(folder, arguments.ranks)
         for seed in range(1, arguments.seeds + 1):
             if not book.has("mop", seed):

@@ -95,7 +95,7 @@ def main() -> int:
         )
     book, missed, panels = Book(arguments.book), False, []
     with tempfile.TemporaryDirectory(prefix="cmp-") as scratch:
-        for data in arguments.data:
+        for data in dict.fromkeys(arguments.data):
             folder = (arguments.keep or Path(scratch)).resolve() / data
             rows, chance = write_data(arguments, data, folder)
             for ranks in arguments.ranks:
@@ -134,11 +134,7 @@ def write_data(arguments: argparse.Namespace, data: str, folder: Path) -> tuple[
     """Write rows into a new folder; return how many are for training, and chance's accuracy."""
     rows, valid_rows = SMOKE_ROWS if arguments.smoke else ROWS[data]
     rows = arguments.rows or rows
-    if data == "fashion":
-        arrays = compare_data.fashion(arguments.source, rows, valid_rows)
-    else:
-        arrays = compare_data.criteo(rows, valid_rows)
-    compare_data.write_source(folder, arrays)
+    compare_data.make(data, arguments.source, rows, valid_rows, folder)
     return rows, compare_data.chance(folder)
 
 

@@ -71,6 +71,22 @@ def criteo(rows: int, valid_rows: int) -> Arrays:
     }
 
 
+def make(data: str, source: Path, rows: int, valid_rows: int, folder: Path) -> None:
+    """Write the rows of one of the data sets into FOLDER/source.
+
+    Args:
+        data: `fashion` or `criteo`.
+        source: the folder of Fashion-MNIST's files.
+        rows: for training.
+        valid_rows: for validation.
+        folder: a new one.
+    """
+    if data == "fashion":
+        write_source(folder, fashion(source, rows, valid_rows))
+    else:
+        write_source(folder, criteo(rows, valid_rows))
+
+
 def write_source(folder: Path, arrays: Arrays) -> None:
     """Write the arrays into FOLDER/source, the training rows in a random order."""
     source = folder / "source"
