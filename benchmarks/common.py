@@ -62,6 +62,25 @@ def run_experiment(
     return mpirun(ranks, *command, environment=environment)
 
 
+def plain_loops(folder: Path, specs: Sequence[Mapping[str, Any]]) -> float:
+    """Train with plain PyTorch, all processes at once; return the sum of their seconds.
+
+    Args:
+        folder: for the files that say what to train.
+        specs: what each process trains; `plain_loop.py` has the keys.
+    """
+    running = []
+    for number, spec in enumerate(specs):
+        file = folder / f"plain-{number}.json"
+        file.write_text(json.dumps(spec))
+        command = [sys.executable, str(ROOT / "benchmarks/plain_loop.py"), str(file)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT))
+    told = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit("the plain loop failed")
+    return sum(float(text) for text in told)
+
+
 def write_fashion(folder: Path, data: Path, shards: int, schedule: str = "") -> Path:
     """Make a store of Fashion-MNIST in a folder, and an experiment file for it; return that."""
     store = folder / "fashion.zarr"

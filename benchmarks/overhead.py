@@ -16,15 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, events, machine, makespan, mophpc, run_experiment, seconds, spread
+from common import (
+    ROOT,
+    events,
+    machine,
+    makespan,
+    mophpc,
+    plain_loops,
+    run_experiment,
+    seconds,
+    spread,
+)
 
 ROWS, WIDTH = 48_000, 512
 CONFIGS, SHARDS, EPOCHS = 4, 2, 2
@@ -155,25 +163,9 @@ def outside_share(run: Path) -> float:
 def plain(
     folder: Path, store: Path, build: str, parts: Sequence[Sequence[Mapping[str, Any]]]
 ) -> float:
-    """Return the seconds of plain loops that train these configs, all processes together.
-
-    Args:
-        folder: for the files that say what to train.
-        store: of the rows.
-        build: the module.
-        parts: the configs of each process; all run at a time.
-    """
-    running = []
-    for number, configs in enumerate(parts):
-        spec = {"build": build, "configs": configs, "epochs": EPOCHS, "shards": SHARDS}
-        file = folder / f"plain-{number}.json"
-        file.write_text(json.dumps({**spec, "store": str(store)}))
-        command = [sys.executable, str(ROOT / "benchmarks/plain_loop.py"), str(file)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT))
-    told = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        sys.exit("the plain loop failed")
-    return sum(float(text) for text in told)
+    """Return the seconds of plain loops, a process for each part of the configs, all at once."""
+    same = {"build": build, "store": str(store), "epochs": EPOCHS, "shards": SHARDS}
+    return plain_loops(folder, [{**same, "configs": configs} for configs in parts])
 
 
 if __name__ == "__main__":

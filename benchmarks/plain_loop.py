@@ -1,11 +1,11 @@
-"""Training as anyone would write it with PyTorch: what `overhead.py` compares visits with.
+"""Training as anyone would write it with PyTorch: what visits are compared with.
 
     python benchmarks/plain_loop.py SPEC.json
 
-SPEC has `build` (the module of this folder that has it), `configs`, `epochs`, `shards` and `store`.
-All rows are in memory before the clock starts, and PyTorch has loaded what it loads at the first
-step of an optimizer; a config sees the shards one after another, each in a new order. Prints the
-seconds of training.
+SPEC has `build` (the module of this folder that has it), `configs`, `epochs`, `shards` and `store`,
+and `only` where a single shard is to be trained. All rows are in memory before the clock starts,
+and PyTorch has loaded what it loads at the first step of an optimizer; a config sees the shards one
+after another, each in a new order. Prints the seconds of training.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def main() -> None:
     build = importlib.import_module(spec["build"]).build
     torch.set_num_threads(1)
     shards = read(spec["store"], spec["shards"])
+    if "only" in spec:
+        shards = [shards[spec["only"]]]
     train(build(spec["configs"][0]), [tuple(part[:64] for part in shards[0])], 1)
     start = time.perf_counter()
     for config in spec["configs"]:

@@ -11,7 +11,9 @@ instead, so that ranks without a core of their own make real hops, and what the 
 costs can be seen. The simulator goes on from there. What it knows are the runs on the fewest ranks
 of each part and kind: seconds per row, per visit and per evaluation, and how far visits differ.
 With that it predicts every other point; on the fewest ranks it only repeats what it was told.
-Printed are all points, a fit (cost per visit, serial share) and the targets.
+Cores of one machine share its memory and more, so that each is slower when all are busy. By how
+much, plain PyTorch loops say, one alone and as many at once as there are ranks; the simulator is
+told that, too. Printed are all points, a fit (cost per visit, serial share) and the targets.
 
 --csv is also where to go on: rounds that are in it are not run again. On a cluster:
 slurm/scaling.sbatch. Takes about two hours with 3 rounds on 2 cores.
@@ -32,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, Targets, events, machine, mophpc, run_experiment
+from common import ROOT, Targets, events, machine, mophpc, plain_loops, run_experiment
 from pictures import FORMATS
 from scaling_plot import draw
 from scaling_points import (
@@ -49,12 +51,14 @@ from scaling_points import (
     measured,
     row_of,
     simulated_s,
+    slowdown_of,
     to_csv,
 )
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 SIMULATED_RANKS = (128, 256)
 MOST_OVERHEAD_S, MOST_ERROR = 0.01, 0.05
+SLOWDOWN_ROUNDS = 3
 
 TOML = """
 build = "{root}/benchmarks/{build}"
@@ -142,7 +146,21 @@ class Bench:
         self._start(toml, out, case.ranks)
         kinds = ("visit", "eval")
         records = [r for rank in events(out) for r in rank if r["kind"] in kinds]
-        return Point(case, number, measured(records))
+        return Point(case, number, measured(records), self._slowdown(case, store))
+
+    def _slowdown(self, case: Case, store: Path) -> float:
+        """Return how much slower plain loops are, as many at once as ranks, than one alone."""
+        if case.kind != TRAINING or case.ranks == 1 or self.launcher is not None:
+            return 1.0  # with a launcher, each rank is taken to have a machine of its own
+        spec = {"build": "overhead_model", "configs": [{"lr": 0.001}], "epochs": 1}
+        spec |= {"store": str(store), "shards": case.ranks}
+        at_once = [{**spec, "only": rank} for rank in range(case.ranks)]
+        # Alternating, since the machine's speed wanders.
+        took = [
+            (plain_loops(self.folder, at_once), plain_loops(self.folder, [spec]))
+            for _ in range(SLOWDOWN_ROUNDS)
+        ]
+        return statistics.median(together / alone for together, alone in took)
 
     def _start(self, toml: Path, out: Path, ranks: int) -> None:
         if self.launcher is None:
@@ -247,7 +265,7 @@ def _of_kind(points: Sequence[Point]) -> list[dict[str, Any]]:
     for point in points:
         case, span = point.case, point.measured.makespan_s
         if case not in told:
-            told[case] = simulated_s(case, known)
+            told[case] = simulated_s(case, known, slowdown_of(points, case.ranks))
         more = {"work_s": known.work_s(case), "predicted_s": told[case]}
         rows.append(row_of(point) | more | {"error": told[case] / span - 1})
     return rows
@@ -266,7 +284,8 @@ def _beyond(points: Sequence[Point], further: Sequence[int]) -> list[dict[str, A
             case = replace(
                 case, configs=round(largest.configs * times), rows=round(largest.rows * times)
             )
-        more = {"work_s": known.work_s(case), "predicted_s": simulated_s(case, known)}
+        span_s = simulated_s(case, known, slowdown_of(own, ranks))
+        more = {"work_s": known.work_s(case), "predicted_s": span_s}
         rows.append(asdict(case) | more)
     return rows
 
@@ -277,8 +296,9 @@ def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> bool:
     for row in rows:
         groups.setdefault((row["part"], row["kind"], row["ranks"]), []).append(row)
     print(
-        "\n| part | kind | ranks | configs | makespan s | simulator s | off by | work per second, "
-        "over one rank's | overhead per visit ms |\n|---|---|---|---|---|---|---|---|---|"
+        "\n| part | kind | ranks | configs | makespan s | plain loops at once, slower by "
+        "| simulator s | off by | work per second, over one rank's | overhead per visit ms |"
+        "\n|---|---|---|---|---|---|---|---|---|---|"
     )
     points = [_point(*key, own) for key, own in groups.items()]
     for point in points:
@@ -313,6 +333,7 @@ def _point(part: str, kind: str, ranks: int, own: Sequence[dict[str, Any]]) -> d
         "span_s": span,
         "told_s": told,
         "error": None if kind == SIMULATED else told / span - 1,
+        "slowdown": None if kind != TRAINING else statistics.median(r["slowdown"] for r in own),
         "overhead_s": overhead,
         "speedup": first["work_s"] / span,
     }
@@ -323,9 +344,10 @@ def _line(point: dict[str, Any]) -> str:
     span = f"{point['span_s']:.2f}" if is_real else "-"
     error = f"{point['error']:+.1%}" if is_real else "-"
     overhead = f"{1000 * point['overhead_s']:.2f}" if is_real else "-"
+    slower = "-" if point["slowdown"] is None else f"{point['slowdown'] - 1:.1%}"
     return (
         f"| {case.part} | {case.kind} | {case.ranks} | {case.configs} | {span} "
-        f"| {point['told_s']:.2f} | {error} | {point['speedup']:.2f} | {overhead} |"
+        f"| {slower} | {point['told_s']:.2f} | {error} | {point['speedup']:.2f} | {overhead} |"
     )
 
 

@@ -61,6 +61,9 @@ class Point:
     case: Case
     round: int
     measured: Measured
+    slowdown: float = 1.0
+    """Seconds per row of as many plain loops at once as there are ranks, over those of one alone:
+    what the machine loses, whoever computes on it. 1 where nothing is computed."""
 
     @property
     def overhead_s(self) -> float:
@@ -74,6 +77,7 @@ class Reference:
     """What the simulator knows: the runs of one kind and part on the fewest ranks."""
 
     per_row_s: float
+    """On a machine that does nothing else."""
     overhead_s: float
     """Per visit."""
     eval_s: float
@@ -86,7 +90,7 @@ class Reference:
         least = min(point.case.ranks for point in points)
         own = [point for point in points if point.case.ranks == least]
         return cls(
-            statistics.median(p.measured.visit_s * least / p.case.rows for p in own),
+            statistics.median(p.measured.visit_s * least / p.case.rows / p.slowdown for p in own),
             max(0.0, statistics.median(p.overhead_s for p in own)),
             statistics.median(p.measured.eval_s for p in own),
             statistics.median(p.measured.visit_sd for p in own),
@@ -129,9 +133,22 @@ def measured(records: Sequence[Mapping[str, Any]]) -> Measured:
     )
 
 
-def simulated_s(case: Case, known: Reference) -> float:
-    """Return the makespan that the simulator gives a case, the mean of some realities."""
-    visit_s = known.per_row_s * case.rows / case.ranks + known.overhead_s
+def slowdown_of(points: Iterable[Point], ranks: int) -> float:
+    """Return the median slowdown of points on so many ranks, or the largest known there is."""
+    points = list(points)
+    own = [point.slowdown for point in points if point.case.ranks == ranks]
+    return statistics.median(own) if own else max(point.slowdown for point in points)
+
+
+def simulated_s(case: Case, known: Reference, slowdown: float = 1.0) -> float:
+    """Return the makespan that the simulator gives a case, the mean of some realities.
+
+    Args:
+        case: the experiment.
+        known: what its visits cost.
+        slowdown: of the machine by computing on all of these ranks at once.
+    """
+    visit_s = slowdown * known.per_row_s * case.rows / case.ranks + known.overhead_s
     visit_s *= math.exp(-(known.jitter**2) / 2)  # what is drawn has this mean, not this median
     costs = Costs.of(visit_s, case.configs, case.ranks, eval_s=known.eval_s)
     plan = make_plan(
@@ -193,7 +210,8 @@ def fit(cases: Sequence[Case], work_s: Sequence[float], makespan_s: Sequence[flo
 
 _CASE = [field.name for field in fields(Case)]
 _MEASURED = [field.name for field in fields(Measured)]
-COLUMNS = [*_CASE, "round", *_MEASURED, "overhead_s", "work_s", "predicted_s", "error"]
+_FOLLOWS = ["overhead_s", "work_s", "predicted_s", "error"]
+COLUMNS = [*_CASE, "round", *_MEASURED, "slowdown", *_FOLLOWS]
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -220,11 +238,11 @@ def from_csv(text: str) -> list[Point]:
         if row["makespan_s"]:
             case = Case(row["part"], row["kind"], *(int(row[name]) for name in _CASE[2:]))
             took = Measured(*(float(row[name]) for name in _MEASURED))
-            found.append(Point(case, int(row["round"]), took))
+            found.append(Point(case, int(row["round"]), took, float(row["slowdown"])))
     return found
 
 
 def row_of(point: Point) -> dict[str, Any]:
     """Return a point as a row of the CSV."""
-    more = {"round": point.round, "overhead_s": point.overhead_s}
+    more = {"round": point.round, "overhead_s": point.overhead_s, "slowdown": point.slowdown}
     return asdict(point.case) | asdict(point.measured) | more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_a_simulation_from_the_fewest_ranks():
     for point in points:
         assert simulated_s(point.case, known) == pytest.approx(point.measured.makespan_s)
     assert known.work_s(points[-1].case) == pytest.approx(16 * 320 * 0.01)
+
+
+def test_cores_of_one_machine_are_slower_together():
+    # 2 ranks take 1.2 times as long per row, and so do 2 plain loops at once.
+    alone, together = (scaling.make_case(WEAK, TRAINING, n, 2, scaling.FULL) for n in (1, 2))
+    busy = replace(made_up(together, per_row_s=0.012), slowdown=1.2)
+    points = [made_up(alone), busy]
+    rows = scaling.summarize(points, [4])
+    assert [row["error"] for row in rows[:2]] == pytest.approx([0.0, 0.0])
+    assert (rows[-1]["ranks"], rows[-1]["predicted_s"]) == (
+        4, pytest.approx(16 * 2 * (12_000 * 0.012 + 0.005))
+    )  # fmt: skip
+    assert Reference.of([busy]).per_row_s == pytest.approx(0.01)
+    assert from_csv(to_csv(rows))[1].slowdown == pytest.approx(1.2)
 
 
 def test_jitter_makes_no_visit_longer_in_the_mean():
