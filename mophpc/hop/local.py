@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mophpc.errors import HopError
-from mophpc.hop.transport import Buffer
+from mophpc.hop.transport import Buffer, Request
 
 _Key = tuple[int, int, int, int]
 
@@ -108,6 +109,10 @@ class LocalTransport:
     def irecv(self, buffer: Buffer, source: int, tag: int, channel: int) -> _Posted:
         """Start to receive; see `Transport`."""
         return self._world.post_receive((source, self.rank, tag, channel), buffer)
+
+    def test_any(self, requests: Sequence[Request]) -> int | None:
+        """Return the index of one that is done; see `Transport`."""
+        return next((index for index, own in enumerate(requests) if own.test()), None)
 
     def abort(self, status: int) -> None:  # noqa: ARG002  # all ranks share one exit status
         """Make every rank's next test raise."""

@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import mpi4py
 
@@ -21,7 +22,7 @@ with warnings.catch_warnings():
     from mpi4py import MPI
 
 from mophpc.errors import LaunchError, UnreachableError  # noqa: E402  # after the settings above
-from mophpc.hop.transport import NUM_CHANNELS, Buffer  # noqa: E402
+from mophpc.hop.transport import NUM_CHANNELS, Buffer, Request  # noqa: E402
 from mophpc.launcher import FT_ENABLED, HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
 
@@ -56,7 +57,8 @@ class _MpiRequest:
 
 def _failure(error: MPI.Exception, peer: int) -> UnreachableError:
     text = error.Get_error_string().partition("\n")[0]
-    return UnreachableError(f"MPI: {text}, in a message from or to rank {peer}", peer)
+    whose = f"rank {peer}" if peer >= 0 else "another rank"
+    return UnreachableError(f"MPI: {text}, in a message from or to {whose}", peer)
 
 
 class MpiTransport:
@@ -87,6 +89,24 @@ class MpiTransport:
         except MPI.Exception as error:
             raise _failure(error, source) from error
         return _MpiRequest(request, buffer, source, self._open)
+
+    def test_any(self, requests: Sequence[Request]) -> int | None:
+        """Return the index of one that is done; see `Transport`.
+
+        A test costs a round of all that MPI looks after, so a rank that waits for many messages
+        must not test each (MPI 4.1, section 3.7.5, MPI_TESTANY).
+        """
+        mine = cast("Sequence[_MpiRequest]", requests)
+        try:
+            index, is_done = MPI.Request.Testany([own._request for own in mine])
+        except MPI.Exception as error:
+            failed = [own for own in mine if own._request == MPI.REQUEST_NULL]
+            self._open.difference_update(failed)
+            raise _failure(error, failed[0]._peer if failed else -1) from error
+        if not is_done or index == MPI.UNDEFINED:
+            return None
+        self._open.discard(mine[index])
+        return index
 
     def local_rank(self) -> int:
         """Return this process's number among those that share its memory. Collective."""

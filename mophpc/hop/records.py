@@ -66,6 +66,7 @@ class RecordReceiver:
         self._channel = channel
         self._handle = handle
         self._open: dict[int, tuple[Request, Buffer]] = {}
+        """By source; the number of ranks may be large, so they are tested together."""
         self._pieces: dict[int, bytes] = {}
         for source in sources:
             self._post(source)
@@ -87,10 +88,13 @@ class RecordReceiver:
 
     def test(self) -> None:
         """Handle what has arrived."""
-        for source in list(self._open):
-            request, buffer = self._open[source]
-            if request.test():
-                self._take(source, buffer.tobytes())
+        for _ in range(len(self._open)):  # a rank that never stops sending must not hold this one
+            sources = list(self._open)
+            index = self._transport.test_any([self._open[source][0] for source in sources])
+            if index is None:
+                return
+            source = sources[index]
+            self._take(source, self._open[source][1].tobytes())
 
     def _take(self, source: int, raw: bytes) -> None:
         # A message shorter than the buffer leaves zeros behind, which JSON does not contain.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,16 @@ class Transport(Protocol):
 
     def irecv(self, buffer: Buffer, source: int, tag: int, channel: int) -> Request:
         """Start to receive at most `len(buffer)` bytes; a shorter message fills the front."""
+
+    def test_any(self, requests: Sequence[Request]) -> int | None:
+        """Let messages progress, once for all; return the index of one that is done, if any is.
+
+        Args:
+            requests: of this transport; none of them was done at the last test.
+
+        Raises:
+            HopError: a peer or the library failed.
+        """
 
     @property
     def survives(self) -> bool:

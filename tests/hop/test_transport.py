@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hop_testing import all_well, data, in_threads, noise, wait
 
-from mophpc.errors import HopError
+from mophpc.errors import HopError, UnreachableError
 from mophpc.hop.local import LocalTransport, LocalWorld, PeerError
 from mophpc.hop.transport import CONTROL, HOPS, NUM_CHANNELS, REPORTS, wait_until
 
@@ -74,6 +74,30 @@ class Contract:
 
         run(body)
 
+    def test_one_of_many_that_is_done_is_found(self, run):
+        def body(transport):
+            if transport.rank > 0:
+                wait(transport.irecv(data(0), 0, 6, CONTROL))  # until rank 0 has looked
+                wait(transport.isend(data(transport.rank), 0, 7, CONTROL))
+                return
+            sources = list(range(1, transport.size))
+            buffers = [data(0) for _ in sources]
+            receives = [
+                transport.irecv(buffer, source, 7, CONTROL)
+                for source, buffer in zip(sources, buffers, strict=True)
+            ]
+            assert transport.test_any(receives) is None
+            wait(*[transport.isend(data(1), source, 6, CONTROL) for source in sources])
+            found = []
+            while receives:
+                index = transport.test_any(receives)
+                if index is not None:
+                    del receives[index]
+                    found.append(int(buffers.pop(index)[0]))
+            assert sorted(found) == sources
+
+        run(body)
+
     def test_a_part_of_a_larger_buffer_may_be_sent_and_received(self, run):
         def body(transport):
             after, before = _neighbours(transport)
@@ -132,6 +156,27 @@ class TestMpi(Contract):
                 wait(receive)
         elif transport.rank == 1:
             wait(transport.isend(data(1, 2, 3), 0, 4, HOPS))
+
+    def test_an_error_in_one_of_many_names_its_rank(self, comm):
+        from mophpc.hop.mpi import MpiTransport
+
+        transport = MpiTransport(comm)
+        last = transport.size - 1
+        if transport.rank == 0:
+            open_ones = [transport.irecv(data(0), last, tag, HOPS) for tag in (4, 5, 6)]
+
+            def look():
+                return transport.test_any(open_ones) is not None
+
+            with pytest.raises(UnreachableError, match=f"MPI: .*rank {last}") as caught:
+                wait_until(look)
+            assert caught.value.peer == last
+            wait(transport.isend(data(1), last, 8, HOPS))
+            wait(open_ones[0], open_ones[2])
+        elif transport.rank == last:
+            wait(transport.isend(data(1, 2, 3), 0, 5, HOPS))
+            wait(transport.irecv(data(0), 0, 8, HOPS))
+            wait(*[transport.isend(data(1), 0, tag, HOPS) for tag in (4, 6)])
 
 
 def _byte():
