@@ -19,8 +19,8 @@ PAUSE_S = 1e-3
 FLOW_PAUSE_S = 50e-6
 """The thread's, while bytes flow: what is to be moved must be moved, and the training goes on
 beside it."""
-QUIET, REST_S = 20, 50e-3
-"""The thread's pauses are else a twentieth of the time since bytes flowed or the training began,
+QUIET, REST_S = 10, 50e-3
+"""The thread's pauses are else a tenth of the time since bytes flowed or the training began,
 and this at most: who waits for an answer waits for a small part of what it has waited for."""
 END_S = 10.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,18 +62,18 @@ class RecordReceiver:
         sources: Iterable[int],
         handle: Callable[[Record], None],
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._channel = channel
         self._handle = handle
         self._open: dict[int, tuple[Request, Buffer]] = {}
-        """By source; the number of ranks may be large, so they are tested together."""
+        """By source."""
         self._pieces: dict[int, bytes] = {}
         for source in sources:
             self._post(source)
 
     def _post(self, source: int) -> None:
         buffer: Buffer = np.zeros(PIECE_BYTES, dtype=np.uint8)
-        self._open[source] = (self._transport.irecv(buffer, source, _TAG, self._channel), buffer)
+        self._open[source] = (self.transport.irecv(buffer, source, _TAG, self._channel), buffer)
 
     @property
     def is_open(self) -> bool:
@@ -86,20 +86,21 @@ class RecordReceiver:
             request.cancel()
         self._open = {}
 
+    @property
+    def waiting(self) -> list[tuple[int, Request]]:
+        """The sources that may still send, each with its open receive."""
+        return [(source, request) for source, (request, _) in self._open.items()]
+
     def test(self) -> None:
         """Handle what has arrived."""
-        for _ in range(len(self._open)):  # a rank that never stops sending must not hold this one
-            sources = list(self._open)
-            index = self._transport.test_any([self._open[source][0] for source in sources])
-            if index is None:
-                return
-            source = sources[index]
-            self._take(source, self._open[source][1].tobytes())
+        take_arrived([self])
 
-    def _take(self, source: int, raw: bytes) -> None:
+    def take(self, source: int) -> None:
+        """Handle what has arrived from a source, whose receive is done."""
+        _, buffer = self._open.pop(source)
+        raw = buffer.tobytes()
         # A message shorter than the buffer leaves zeros behind, which JSON does not contain.
         data = self._pieces.pop(source, b"") + raw[1:].rstrip(b"\0")
-        del self._open[source]
         if raw[0] == _MORE:
             self._pieces[source] = data
             self._post(source)
@@ -108,3 +109,21 @@ class RecordReceiver:
         if not record.get("last"):
             self._post(source)
         self._handle(record)
+
+
+def take_arrived(receivers: Sequence[RecordReceiver]) -> None:
+    """Handle what has arrived at some receivers of one rank.
+
+    They are tested together, since a test costs a round of all that MPI looks after, and rank 0
+    has a receive open from every other rank.
+    """
+    most = sum(len(receiver.waiting) for receiver in receivers)
+    for _ in range(most):  # ranks that never stop sending must not hold this one
+        waiting = [(own, source, open_) for own in receivers for source, open_ in own.waiting]
+        if not waiting:
+            return
+        index = receivers[0].transport.test_any([open_ for _, _, open_ in waiting])
+        if index is None:
+            return
+        receiver, source, _ = waiting[index]
+        receiver.take(source)

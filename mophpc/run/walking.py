@@ -19,7 +19,7 @@ from mophpc.errors import (
 from mophpc.experiment import Experiment
 from mophpc.files import write_json
 from mophpc.hop.progress import Progress
-from mophpc.hop.records import RecordReceiver, RecordSender
+from mophpc.hop.records import RecordReceiver, RecordSender, take_arrived
 from mophpc.hop.transport import KEPT, ORDERS, REPORTS, wait_until
 from mophpc.report.results import Results, from_record
 from mophpc.report.trackers.feed import open_trackers
@@ -343,10 +343,8 @@ class Walk:
                 self._heartbeat.test()
             self._sender.test()
             self._orders.test()
-            if self._halt is not None:
-                self._halt.test()
-            for receiver in self._receivers:
-                receiver.test()
+            stops = [] if self._halt is None else self._halt.receivers
+            take_arrived([*stops, *self._receivers])
             if self._chief is not None:
                 self._chief.poll()
 

@@ -21,6 +21,7 @@ from mophpc.errors import InterruptError, LostError, Place, UnreachableError
 from mophpc.experiment import Device, Experiment
 from mophpc.files import read_lines
 from mophpc.hop.local import LocalTransport, LocalWorld
+from mophpc.hop.records import take_arrived
 from mophpc.outputs import Checkpoints
 from mophpc.report.live import LiveView
 from mophpc.run.faults import halt as halting
@@ -220,7 +221,7 @@ class Known:
         for _ in range(3):
             self.muster.poll(lambda: self.newest)
             for halt in self.halts[1:]:
-                halt.test()
+                take_arrived(halt.receivers)
 
     def pause(self, rank: int, *states: tuple[int, int, bool]) -> None:
         self.muster.take({"kind": "written", "states": [list(state) for state in states]})

@@ -52,9 +52,10 @@ class Halt:
         """Why messages are of no use any more: a rank is lost, and the others go on."""
         self._is_announced = False
         self._deadline_s: float | None = None
-        self._receivers: list[RecordReceiver] = []
+        self.receivers: list[RecordReceiver] = []
+        """Of what rank 0 says; to be looked at with all others."""
         if transport.rank > 0:
-            self._receivers.append(RecordReceiver(transport, STOPS, [0], self.take))
+            self.receivers.append(RecordReceiver(transport, STOPS, [0], self.take))
         self.is_over = False
         """Whether all that can be written is written, or the run has ended well."""
         self.reason = ""
@@ -75,11 +76,6 @@ class Halt:
         if name is not None and not (self._is_announced or self.is_over):
             self._is_announced = True
             self._report({"kind": "signal", "rank": self._rank, "signal": name})
-
-    def test(self) -> None:
-        """Let messages progress."""
-        for receiver in self._receivers:
-            receiver.test()
 
     def take(self, record: Record) -> None:
         """Take what rank 0 says."""
