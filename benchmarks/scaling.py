@@ -306,7 +306,8 @@ def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> bool:
     print()
     for kind in (TRAINING, SLEEPING):
         own = [point for point in points if point["kind"] == kind]
-        found = fit([p["case"] for p in own], [p["work_s"] for p in own], _spans(own))
+        work = [p["work_s"] * (p["slowdown"] or 1.0) for p in own]  # what the machine loses is told
+        found = fit([p["case"] for p in own], work, _spans(own))
         told = "too few points for a fit" if found is None else str(found)
         print(f"{kind}: makespan = computing x work / ranks + visits + serial x work: {told}")
     if plot is not None:
