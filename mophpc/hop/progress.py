@@ -16,6 +16,9 @@ from typing import Literal
 
 PAUSE_S = 1e-3
 """Between two looks at the messages while training, at least; a look takes some microseconds."""
+FIRST_S = 5e-3
+"""Before the training's first look, where a thread helps: a rank that has just looked, and waited,
+gains little by it, and where ranks share a core, MPI gives it up in each look."""
 FLOW_PAUSE_S = 50e-6
 """The thread's, while bytes flow: what is to be moved must be moved, and the training goes on
 beside it."""
@@ -46,7 +49,7 @@ class Progress:
         """Held by who touches what `step` touches, while training."""
         self._step = step
         self._begin = begin
-        self._stepped_s = self._quiet_since_s = 0.0
+        self._due_s = self._quiet_since_s = 0.0
         self._training = threading.Event()
         self._flowing = threading.Event()
         self._ended = False
@@ -59,6 +62,8 @@ class Progress:
     def __enter__(self) -> Progress:
         """Begin to train."""
         self._quiet_since_s = time.perf_counter()
+        if self._thread is not None:
+            self._due_s = self._quiet_since_s + FIRST_S
         self._training.set()
         return self
 
@@ -83,7 +88,7 @@ class Progress:
             MophpcError: what the messages raised, on this thread or the other.
         """
         self._raise()
-        if time.perf_counter() - self._stepped_s < PAUSE_S:
+        if time.perf_counter() < self._due_s:
             return
         if self.lock.acquire(blocking=False):  # else the thread is at it
             try:
@@ -107,9 +112,10 @@ class Progress:
     def _look(self) -> None:
         """Let messages progress, under the lock."""
         flows = self._step()
-        self._stepped_s = time.perf_counter()
+        now_s = time.perf_counter()
+        self._due_s = now_s + PAUSE_S
         if flows:
-            self._quiet_since_s = self._stepped_s
+            self._quiet_since_s = now_s
             self._flowing.set()
         else:
             self._flowing.clear()

@@ -118,6 +118,20 @@ def test_a_training_that_looks_itself_is_seldom_disturbed(make):
     assert steps[False] > 0
 
 
+def test_short_trainings_leave_messages_to_the_thread(make, monkeypatch):
+    for name in ("PAUSE_S", "REST_S"):  # the thread sleeps all the time
+        monkeypatch.setattr(module, name, 10 * LIMIT_S)
+    monkeypatch.setattr(module, "FIRST_S", 0.05)
+    steps = []
+    progress = make(lambda: bool(steps.append(1)), threaded=True)
+    begin_s = time.perf_counter()
+    with progress:
+        while not steps:
+            progress.between()
+            assert time.perf_counter() - begin_s < LIMIT_S
+    assert time.perf_counter() - begin_s >= 0.05
+
+
 def test_bytes_that_the_training_sees_flow_wake_the_thread(make, monkeypatch):
     monkeypatch.setattr(module, "QUIET", 1e-3)  # after some milliseconds it sleeps for long
     monkeypatch.setattr(module, "REST_S", 10 * LIMIT_S)
