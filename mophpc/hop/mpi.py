@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from mpi4py import MPI
 
 from mophpc.errors import LaunchError, UnreachableError  # noqa: E402  # after the settings above
-from mophpc.hop.last_words import leave_last_words  # noqa: E402
+from mophpc.hop.drain import drain_output  # noqa: E402
 from mophpc.hop.transport import NUM_CHANNELS, Buffer, Request  # noqa: E402
 from mophpc.launcher import FT_ENABLED, HYDRA, OPEN_MPI, launched_ranks  # noqa: E402
 
@@ -173,7 +173,7 @@ class MpiTransport:
 
     def abort(self, status: int) -> None:
         """End all ranks. Does not return."""
-        leave_last_words()
+        drain_output()
         self._comms[0].Abort(status)
 
     def close(self) -> None:
@@ -274,7 +274,7 @@ def finalize() -> None:
 def abort_unless_alone(status: int) -> None:
     """End all ranks, this one included, if there are others; does not return then."""
     if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1:
-        leave_last_words()
+        drain_output()
         MPI.COMM_WORLD.Abort(status)
 
 

@@ -1,4 +1,4 @@
-"""What a rank has said reaches people before all ranks are ended."""
+"""A rank's output is drained: it has reached the launcher before all ranks are ended."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ PASSED_ON_S = 0.02
 """And so long to write it on."""
 
 
-def leave_last_words(descriptors: Sequence[int] = (1, 2)) -> None:
+def drain_output(descriptors: Sequence[int] = (1, 2)) -> None:
     """Wait until the launcher has read what this rank has written, half a second at most.
 
-    MPI_Abort does not wait for it: what launchers have not read by then may be lost (MPI 4.1,
-    section 9.7, leaves it open), and what they read after it, Open MPI's writes behind a stray byte
-    of its own words.
+    MPI_Abort does not wait for it: what the launcher has not read by then may be lost, and what it
+    reads later, Open MPI's writes behind a stray byte of its own words.
 
     Args:
         descriptors: of this process's output. Only in pipes it is seen what is not read yet.
