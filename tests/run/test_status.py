@@ -8,8 +8,10 @@ import socket
 import time
 from dataclasses import replace
 
+import cutting
 import pytest
 import tiny
+from cutting import Cut
 from test_local_run import make_store, run
 
 import mophpc
@@ -199,3 +201,25 @@ def test_while_a_run_goes_on_its_configs_begin_and_train(tmp_path, monkeypatch):
     assert visits == sorted(visits)
     assert visits[0] == 0
     assert visits[-1] == 24
+
+
+@pytest.mark.parametrize("renew", [True, False])
+def test_a_run_that_goes_on_counts_what_was_made_before(tmp_path, monkeypatch, renew):
+    store = make_store(tmp_path, 4)
+    cut = Cut("batch", 60, waits=True)
+    schedule = mophpc.Schedule(renew=renew)
+    ended = cutting.cut_off(tmp_path / "run", store, 2, cut, schedule=schedule)
+    assert ended == cutting.KILLED
+    seen = []
+    real = status.write_whole
+
+    def keep(path, text):
+        seen.append(json.loads(text))
+        real(path, text)
+
+    monkeypatch.setattr(status, "write_whole", keep)
+    monkeypatch.setattr(status, "EVERY_S", 0.0)
+    monkeypatch.setattr(status, "_SHARE", 0.0)
+    cutting.resume(tmp_path / "run", store, 2, schedule=schedule)
+    assert {one["planned_visits"] for one in seen} == {4 * 3 * 4}
+    assert seen[-1]["visits"] == 48

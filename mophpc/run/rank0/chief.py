@@ -118,6 +118,9 @@ class Chief:
         self._rooms.view.begin(self.coordinator.plan, tuple(self.ledger.configs))
         if self._in_parts:
             self._planner.begin()
+            if isinstance(self._planner, Director):
+                self._show(self._planner)
+        self.coordinator.status.update()
 
     def handle(self, record: Record) -> None:
         """Take a rank's record."""
@@ -194,7 +197,8 @@ class Chief:
     def _show(self, director: Director) -> None:
         if director.pool.count != self._shown:
             self._shown = director.pool.count
-            self.coordinator.planned_visits = decided = director.pool.num_decided
+            decided = self.coordinator.earlier_visits + director.pool.num_decided
+            self.coordinator.planned_visits = decided
             self._rooms.view.decided(decided)
 
     def keep(self) -> None:

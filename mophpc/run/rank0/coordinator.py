@@ -89,7 +89,6 @@ class Coordinator:
         self._begun_s = time.monotonic()
         self._end_s: float | None = None
         self.status = StatusFile(folder.status, self.progress, view.warn)
-        self.status.update()
 
     def recall(self, earlier: Resumption) -> None:
         """Take over what a run that goes on has done before it was cut off."""
