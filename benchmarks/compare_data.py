@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import mophpc
+from common import mophpc, refuse
 from compare_model import BUCKETS, COUNTS, HASHED
 from numpy.typing import NDArray
 
@@ -33,17 +32,22 @@ LAYOUTS = {
 def fashion(folder: Path, rows: int, valid_rows: int) -> Arrays:
     """Return the first rows of Fashion-MNIST, x (rows, 28, 28) uint8 and y (rows,) int64."""
     if not folder.is_dir():
-        sys.exit(f"there is no {folder}; it comes with Debian's package dataset-fashion-mnist")
+        refuse(f"there is no folder {folder}; Debian's package dataset-fashion-mnist makes it")
 
     def read(part: str, kind: str) -> NDArray[np.uint8]:
-        file = next(folder.glob(f"{part}-{kind}*.gz"))
+        file = next(folder.glob(f"{part}-{kind}*.gz"), None)
+        if file is None:
+            refuse(f"{folder} has no file {part}-{kind}*.gz of Fashion-MNIST; name its folder")
         return np.frombuffer(
             gzip.decompress(file.read_bytes()), np.uint8, -1, IDX_HEADER_BYTES[kind]
         )
 
     found: Arrays = {}
     for name, part, count in (("train", "train", rows), ("valid", "t10k", valid_rows)):
-        found[f"{name}_x"] = read(part, "images").reshape(-1, 28, 28)[:count]
+        images = read(part, "images").reshape(-1, 28, 28)
+        if len(images) < count:
+            refuse(f"{count} rows are asked for; Fashion-MNIST has {len(images)} for that")
+        found[f"{name}_x"] = images[:count]
         found[f"{name}_y"] = read(part, "labels").astype(np.int64)[:count]
     return found
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common import refuse
+
 FORMATS = (".png", ".svg")
 INK, GREY = "#1f2328", "#6e7781"
+
+
+def check_picture(option: str, file: Path) -> None:
+    """Refuse a picture that could not be drawn, before anything is measured for it."""
+    if file.suffix not in FORMATS:
+        refuse(f"{option} {file}: allowed are files with {' and '.join(FORMATS)}")
+    if any(find_spec(name) is None for name in ("altair", "vl_convert")):
+        refuse(f"{option} needs mophpc's extra 'plots', as in pip install 'mophpc[plots]'")
 
 
 def styled(chart: Any, legend: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 SPEC has `build` (the module of this folder that has it), `configs`, `epochs`, `shards` and `store`,
 and `only` where a single shard is to be trained. All rows are in memory before the clock starts,
 and PyTorch has loaded what it loads at the first step of an optimizer; a config sees the shards one
-after another, each in a new order. Prints the seconds of training.
+after another, each in a new order. The process keeps the memory that it frees, as a rank does: what
+else there is between a visit and this loop is mophpc's. Prints the seconds of training.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import zarr
 from torch import Tensor
 
 from mophpc import Task
+from mophpc.run.memory import keep_freed_memory
 
 Shard = tuple[Tensor, Tensor]
 """Inputs and targets, a row each."""
@@ -58,6 +60,7 @@ def main() -> None:
     spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     build = importlib.import_module(spec["build"]).build
     torch.set_num_threads(1)
+    keep_freed_memory()
     shards = read(spec["store"], spec["shards"])
     if "only" in spec:
         shards = [shards[spec["only"]]]

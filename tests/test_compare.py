@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SYSTEMS = ["mop", "celery", "ray", "ddp"]
 
 
 @pytest.fixture
@@ -86,6 +90,14 @@ def test_of_configs_that_train_at_a_time_each_has_its_share(tables):
     assert tables.part_of(records, [0], result) == (7.5, 500.0)
 
 
+def test_of_configs_in_a_row_none_has_the_start_of_processes_alone(tables):
+    ends = {(0, 0): 17.0, (0, 1): 19.0, (1, 0): 20.0, (1, 1): 21.0}  # 5 s until the first begins
+    records = [{"config": c, "epoch": e, "time": t, "network": 0} for (c, e), t in ends.items()]
+    result = {"begin": 10.0, "end": 22.0, "network": 0, "network_before": 0}
+    assert tables.part_of(records, [0], result)[0] == pytest.approx(12.0 * 4 / 6)
+    assert tables.part_of(records, [1], result)[0] == pytest.approx(12.0 * 2 / 6)
+
+
 def test_accuracy_over_time_begins_with_chance(tables):
     one = outcome(tables, "mop")
     assert tables.after_seconds(one, 0.5, 2, 0.1) == (0.1, 0.1)
@@ -122,7 +134,7 @@ def test_goals_compare_within_a_round(tables):
         often = {**own, "small_s": 4.0, "small_bytes": 99.0}
         found.append(outcome(tables, "ddp", makespan_s=50.0, **often))
     goals = {what: (measured, met) for what, _, measured, met in tables.goals(found)}
-    assert goals["makespan: MOP / best task-parallel (celery)"] == ("0.50 (0.50 to 0.50)", True)
+    assert goals["makespan: MOP / best task-parallel (celery)"] == ("0.500 (0.500 to 0.500)", True)
     assert goals["training rows on disk: MOP / the same"] == ("0.500", True)
     assert goals["seconds of configs with the small batch: DDP / MOP"][1]
     assert not goals["network bytes of the same: DDP / MOP"][1]
@@ -138,17 +150,17 @@ def test_equal_accuracy_is_not_claimed_from_too_few_seeds(tables):
 def test_what_is_in_the_book_is_found_again(tables, tmp_path):
     books = importlib.import_module("compare_book")
     path = tmp_path / "compare.jsonl"
-    book, known = books.Book(path), {"configs": 2, "rows": 8, "epochs": 2}
-    whole = ("fashion", 2, 2, 8, 2)
+    book, known = books.Book(path, SYSTEMS), {"configs": 2, "rows": 8, "epochs": 2}
+    whole = ("fashion", 2, 2, 8, 2, "own")
     book.add(outcome(tables, "mop", makespan_s=10.0, **known))
     book.add(outcome(tables, "ddp", why="it fell over", **known))
     book.add(outcome(tables, "mop", 1, makespan_s=11.0, **{**known, "epochs": 3}))
-    again = books.Book(path)
+    again = books.Book(path, SYSTEMS)
     assert again.of(whole) == book.of(whole)
     assert [o.system for o in again.of(whole)] == ["mop", "ddp"]
     assert again.missing(whole, 0, ["ddp", "mop"], "") == ["ddp"]  # it may be tried again
     again.add(outcome(tables, "ddp", makespan_s=30.0, **known))
-    assert [o.why for o in books.Book(path).of(whole)] == ["", ""]
+    assert [o.why for o in books.Book(path, SYSTEMS).of(whole)] == ["", ""]
     books.write_csv(tmp_path / "compare.csv", again.of(whole))
     head, first, second = (tmp_path / "compare.csv").read_text().splitlines()
     assert (head[-16:], first[-4:], second[-4:]) == (",makespan_to_mop", ",1.0", ",3.0")
@@ -157,15 +169,15 @@ def test_what_is_in_the_book_is_found_again(tables, tmp_path):
 def test_a_round_that_another_machine_left_unfinished_is_run_anew(tables, tmp_path):
     books = importlib.import_module("compare_book")
     path, systems = tmp_path / "compare.jsonl", ["mop", "ddp"]
-    book, known = books.Book(path), {"configs": 2, "rows": 8, "epochs": 2}
-    whole = ("fashion", 2, 2, 8, 2)
+    book, known = books.Book(path, SYSTEMS), {"configs": 2, "rows": 8, "epochs": 2}
+    whole = ("fashion", 2, 2, 8, 2, "own")
     for number, system in ((0, "mop"), (0, "ddp"), (1, "mop")):
         book.add(outcome(tables, system, number, machine="old", **known))
     assert book.missing(whole, 0, systems, "new") == []
     assert book.missing(whole, 1, systems, "old") == ["ddp"]
     assert book.missing(whole, 1, systems, "new") == systems
     book.add(outcome(tables, "ddp", 1, machine="new", **known))
-    for found in (book, books.Book(path)):  # no ratio of one machine to the other
+    for found in (book, books.Book(path, SYSTEMS)):  # no ratio of one machine to the other
         assert [(o.round, o.system, o.machine) for o in found.of(whole)] == [
             (0, "mop", "old"),
             (0, "ddp", "old"),
@@ -173,12 +185,75 @@ def test_a_round_that_another_machine_left_unfinished_is_run_anew(tables, tmp_pa
         ]
 
 
-def test_a_file_that_is_no_book_is_refused(tables, tmp_path):
+def refused(capsys, path, text, books):
+    """Return the sentence with which a book is refused; empty: it is not."""
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with contextlib.suppress(SystemExit):
+        books.Book(path, SYSTEMS)
+    return capsys.readouterr().err
+
+
+def test_a_file_that_is_no_book_is_refused(tables, tmp_path, capsys):
     books = importlib.import_module("compare_book")
-    for text in ("{}\n", "[1]\n", "makespan,system\n"):
-        (tmp_path / "other").write_text(text)
-        with pytest.raises(SystemExit, match="other:1 is no line of this benchmark"):
-            books.Book(tmp_path / "other")
+    file = tmp_path / "other"
+    good = json.dumps(asdict(outcome(tables, "mop", configs=2)))
+    assert refused(capsys, file, good + "\n", books) == ""
+    for text, said in (
+        ("{}", "missing"),
+        ("[1]", "must be a mapping"),
+        ("", "Expecting value"),
+        ("makespan,system", "Expecting value"),
+        (good.replace('"mop"', '"mob"'), "system is 'mob'; allowed: mop, celery, ray, ddp"),
+        (good.replace('"makespan_s": 0.0', '"makespan_s": "long"'), "makespan_s is 'long'"),
+        (good.replace('"config": 1', '"config": 99'), "a record is {'config': 99"),
+        (good.replace('"records": [', '"records": [], "why": "", "machine": ["'), "delimiter"),
+    ):
+        told = refused(capsys, file, f"{good}\n{text}\n", books)
+        assert f"line 2 of {file} is none that this benchmark wrote (" in told
+        assert said in told
+    with pytest.raises(SystemExit) as end:
+        books.Book(file, SYSTEMS)
+    assert end.value.code == 2
+    assert "cannot be read" in refused(capsys, tmp_path, None, books)
+    assert "cannot be read" in refused(capsys, file, b"\xff\xfe", books)
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tables, tmp_path):
+    books = importlib.import_module("compare_book")
+    path, known = tmp_path / "compare.jsonl", {"configs": 2, "rows": 8, "epochs": 2}
+    book = books.Book(path, SYSTEMS)
+    book.add(outcome(tables, "mop", makespan_s=10.0, **known))
+    path.write_text(path.read_text().rstrip("\n"))
+    book.add(outcome(tables, "ddp", makespan_s=30.0, **known))
+    assert books.Book(path, SYSTEMS).of(("fashion", 2, 2, 8, 2, "own")) == book.of(
+        ("fashion", 2, 2, 8, 2, "own")
+    )
+
+
+def test_a_round_loses_nothing_to_a_few_systems_that_run_elsewhere(tables, tmp_path, capsys):
+    books = importlib.import_module("compare_book")
+    known = {"configs": 2, "rows": 8, "epochs": 2}
+    book, whole = books.Book(None, SYSTEMS), ("fashion", 2, 2, 8, 2, "own")
+    book.add(outcome(tables, "mop", machine="old", **known))
+    book.add(outcome(tables, "ddp", machine="old", why="it fell over", **known))
+    with pytest.raises(SystemExit) as end:
+        book.missing(whole, 0, ["ddp"], "new")
+    assert end.value.code == 2
+    assert "was begun on another machine or day, and would lose what it has of mop" in (
+        capsys.readouterr().err
+    )
+    assert book.missing(whole, 0, ["mop", "ddp"], "new") == ["mop", "ddp"]
+    book.add(outcome(tables, "mop", machine="new", why="it failed here", **known))
+    assert [(o.system, o.machine) for o in book.of(whole)] == [("mop", "old"), ("ddp", "old")]
+
+
+def test_what_was_measured_with_other_settings_of_malloc_is_another_comparison(tables):
+    books = importlib.import_module("compare_book")
+    book = books.Book(None, SYSTEMS)
+    book.add(outcome(tables, "mop", configs=2, rows=8, epochs=2, malloc="kept"))
+    assert book.of(("fashion", 2, 2, 8, 2, "own")) == []
+    assert len(book.of(("fashion", 2, 2, 8, 2, "kept"))) == 1
 
 
 def test_the_picture_has_a_bar_and_a_line_for_each_system(tables):

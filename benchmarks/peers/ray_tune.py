@@ -30,6 +30,7 @@ def train_all(configs: list[dict], seed: int, epochs: int, results: str) -> tune
     tuner = tune.Tuner(
         tune.with_resources(train_one, {"cpu": 1}),
         param_space={"config": tune.grid_search(configs), "seed": seed, "epochs": epochs},
+        tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(storage_path=results, verbose=0),
     )
     return tuner.fit()
