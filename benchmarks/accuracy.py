@@ -11,65 +11,119 @@ difference is said below it. Takes 50 minutes on 2 cores; what is in --book is n
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gzip
 import json
 import math
 import multiprocessing
+import os
+import shutil
+import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from common import ROOT, Targets, machine
+from common import ROOT, Targets, at_least, check_output, machine, refuse
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
 import mop
 import torch
+from compare_inside import PR_SET_CHILD_SUBREAPER, stop_all
 from compare_model import configs
-from driver import Spec
+from driver import Record, Spec
 from loop import train_config
 
 ROWS = {"fashion": (60_000, 10_000), "criteo": (100_000, 20_000)}
+SYSTEMS = MOP, SEQUENTIAL = ("mop", "sequential")
 MOST_POINTS = 0.3
 Job = tuple[int, int, dict[str, Any], int, str]
 """Number of the config, seed, config, epochs, folder of the data."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.error = refuse  # type: ignore[method-assign]  # one sentence, without all options
     parser.add_argument("--data", choices=list(ROWS), default="fashion")
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--seeds", type=at_least(1), default=3)
+    parser.add_argument("--epochs", type=at_least(1), default=8)
+    parser.add_argument("--ranks", type=at_least(1), default=2)
     parser.add_argument("--book", type=Path, help="keep and find accuracies here, a .jsonl file")
-    parser.add_argument("--rows", type=int, help="training rows, by default all")
-    arguments = parser.parse_args()
-    print(machine(), flush=True)
+    parser.add_argument("--rows", type=at_least(1), help="training rows, by default all")
+    arguments = parser.parse_args(words)
+    arguments.rows = arguments.rows or ROWS[arguments.data][0]
+    if arguments.rows < arguments.ranks:
+        refuse(
+            f"--rows {arguments.rows}: each of {arguments.ranks} ranks needs one; name "
+            f"{arguments.ranks} or more, or less --ranks"
+        )
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parse(words)
     tried = configs(arguments.data, False)
-    rows, valid_rows = ROWS[arguments.data]
-    rows = arguments.rows or rows
-    comparison = [arguments.data, arguments.ranks, arguments.epochs, rows]
-    book = Book(arguments.book, comparison)
-    with tempfile.TemporaryDirectory() as scratch:
+    comparison = [arguments.data, arguments.ranks, arguments.epochs, arguments.rows]
+    book = Book(arguments.book, comparison, len(tried))
+    seeds = range(1, arguments.seeds + 1)
+    due = [seed for seed in seeds if not all(book.has(system, seed) for system in SYSTEMS)]
+    if due and shutil.which("mpirun") is None:
+        refuse("there is no mpirun on PATH; source launch/env.sh first")
+    print(machine(), flush=True)
+    if due:
+        signal.signal(signal.SIGTERM, stop)
+        # What mpirun leaves behind becomes a child of this process, which can then end it.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        train(arguments, tried, due, book)
+    title = f"{arguments.data}, {arguments.ranks} ranks, {arguments.epochs} epochs"
+    return tell(title, tried, *(book.of(system, seeds) for system in SYSTEMS))
+
+
+def stop(*_: object) -> NoReturn:
+    """Leave as an error would, so that whoever has started processes ends them; but only once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
+def train(
+    arguments: argparse.Namespace, tried: list[dict[str, Any]], due: Iterable[int], book: Book
+) -> None:
+    """Train what the book lacks, and put it there."""
+    rows, valid_rows = arguments.rows, ROWS[arguments.data][1]
+    # A rank that has just been killed may still be writing there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        compare_data.make(arguments.data, arguments.source, rows, valid_rows, folder)
+        try:
+            compare_data.make(arguments.data, arguments.source, rows, valid_rows, folder)
+        except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+            refuse(f"--source {arguments.source}: a file there is damaged ({error}); get it anew")
         layout = compare_data.lay_out(folder, arguments.ranks)
-        for seed in range(1, arguments.seeds + 1):
-            if not book.has("mop", seed):
+        for seed in due:
+            if not book.has(MOP, seed):
                 own = folder / f"mop-{seed}"
                 own.mkdir()
                 spec = Spec(arguments.ranks, arguments.epochs, seed, tried, str(layout), str(own))
-                book.add("mop", seed, last_of(mop.train(spec)))
-            if not book.has("sequential", seed):
+                book.add(MOP, seed, last_of(train_hopping(spec)))
+            if not book.has(SEQUENTIAL, seed):
                 found = train_alone(tried, seed, arguments.epochs, folder / "source")
-                book.add("sequential", seed, found)
+                book.add(SEQUENTIAL, seed, found)
             print(f"seed {seed} of {arguments.seeds}", file=sys.stderr, flush=True)
-    title = f"{arguments.data}, {arguments.ranks} ranks, {arguments.epochs} epochs"
-    seeds = range(1, arguments.seeds + 1)
-    return tell(title, tried, *(book.of(system, seeds) for system in ("mop", "sequential")))
+
+
+def train_hopping(spec: Spec) -> list[Record]:
+    """Train all configs with MOP; however that ends, no rank of it stays behind."""
+    try:
+        return mop.train(spec)
+    except BaseException:
+        stop_all()
+        raise
 
 
 class Book:
@@ -78,15 +132,46 @@ class Book:
     Args:
         path: a file that exists, or will; None: nothing is kept.
         comparison: what is equal among accuracies that can be compared.
+        configs: how many accuracies a line of that comparison has.
     """
 
-    def __init__(self, path: Path | None, comparison: list[Any]) -> None:
-        self._path, self._comparison = path, comparison
+    def __init__(self, path: Path | None, comparison: list[Any], configs: int) -> None:
+        self._path, self._comparison, self._configs = path, comparison, configs
         self._found: dict[tuple[str, int], list[float]] = {}
-        if path is not None and path.exists():
-            for line in map(json.loads, path.read_text().splitlines()):
-                if line["comparison"] == comparison:
-                    self._found[line["system"], line["seed"]] = line["accuracies"]
+        if path is None:
+            return
+        check_output("--book", path)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            refuse(f"--book {path}: it may not be written; name another file")
+        for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+            if line.strip() and (why := self._take(line)):
+                refuse(f"{path}:{number} {why}; delete that line, or name another --book")
+
+    def _take(self, line: bytes) -> str:
+        """Take the accuracies of a line, if they can be compared; return what is wrong with it."""
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            return "is no JSON"
+        if not isinstance(facts, dict):
+            return "is no line of this benchmark"
+        for name in ("comparison", "system", "seed", "accuracies"):
+            if name not in facts:
+                return f"lacks '{name}'"
+        system, seed, values = facts["system"], facts["seed"], facts["accuracies"]
+        if system not in SYSTEMS:
+            return f"has the system {json.dumps(system)}; allowed: {', '.join(SYSTEMS)}"
+        if type(seed) is not int:
+            return f"has the seed {json.dumps(seed)}; allowed: whole numbers"
+        if not isinstance(values, list) or not all(
+            isinstance(value, int | float) and 0 <= value <= 1 for value in values
+        ):
+            return "has accuracies that are no numbers from 0 to 1"
+        if facts["comparison"] == self._comparison:
+            if len(values) != self._configs:
+                return f"has {len(values)} accuracies; allowed: {self._configs}, one per config"
+            self._found[system, seed] = values
+        return ""
 
     def has(self, system: str, seed: int) -> bool:
         return (system, seed) in self._found
@@ -97,8 +182,12 @@ class Book:
         self._found[system, seed] = values
         if self._path is not None:
             facts = {"comparison": self._comparison, "system": system, "seed": seed}
+            line = json.dumps(facts | {"accuracies": values}) + "\n"
+            known = self._path.read_bytes() if self._path.exists() else b""
+            # The last line may have been written by hand, without an end.
+            glued = known and not known.endswith(b"\n")
             with self._path.open("a") as file:
-                file.write(json.dumps(facts | {"accuracies": values}) + "\n")
+                file.write("\n" + line if glued else line)
 
     def of(self, system: str, seeds: Iterable[int]) -> list[list[float]]:
         """Return the accuracies of some seeds, by config_id."""
@@ -157,13 +246,27 @@ def tell(
     targets.row(name, f"{MOST_POINTS} or less either way", measured, met=inside == len(gaps))
     if variances:
         noise = 100 * math.sqrt(statistics.mean(variances) * 2 / seeds)
-        mean = statistics.mean(gaps)
-        error = noise / math.sqrt(len(gaps))
-        measured = f"{mean:+.3f}, standard error {error:.3f}"
+        mean, error = over_seeds(hopped, sequential)
+        measured = f"{mean:+.3f}, standard error over seeds {error:.3f}"
         met = abs(mean) <= MOST_POINTS
         targets.row("the same, mean of all configs", "0.3 or less", measured, met=met)
         print(f"\nSeeds alone make a config's difference one of {noise:.2f} points (one sigma).")
     return int(targets.missed)
+
+
+def over_seeds(hopped: list[list[float]], sequential: list[list[float]]) -> tuple[float, float]:
+    """Return the mean difference of all configs in points, and its standard error.
+
+    A seed's configs begin with the same weights and see rows in the same order, so that they err
+    together: what is independent is not a config, but a seed.
+    """
+    own = [
+        100 * (statistics.mean(ours) - statistics.mean(theirs))
+        for ours, theirs in zip(
+            zip(*hopped, strict=True), zip(*sequential, strict=True), strict=True
+        )
+    ]
+    return statistics.mean(own), statistics.stdev(own) / math.sqrt(len(own))
 
 
 if __name__ == "__main__":

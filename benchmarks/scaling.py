@@ -22,8 +22,10 @@ slurm/scaling.sbatch. Takes about two hours with 3 rounds on 2 cores.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,8 +36,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, Targets, events, machine, mophpc, plain_loops, run_experiment
-from pictures import FORMATS
+from common import (
+    ROOT,
+    Targets,
+    at_least,
+    check_output,
+    events,
+    machine,
+    mophpc,
+    plain_loops,
+    refuse,
+    run_experiment,
+)
+from pictures import check_picture
 from scaling_plot import draw
 from scaling_points import (
     SIMULATED,
@@ -43,16 +56,15 @@ from scaling_points import (
     STRONG,
     TRAINING,
     WEAK,
+    Book,
     Case,
     Point,
     Reference,
     fit,
-    from_csv,
     measured,
     row_of,
     simulated_s,
     slowdown_of,
-    to_csv,
 )
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -83,6 +95,12 @@ class Sizes:
     """Of a shard on the most ranks."""
     sleep_s: float
     """A visit on the most ranks."""
+
+    def visit_s(self, case: Case) -> float | None:
+        """Return what a visit of a case sleeps; None where it does not."""
+        if case.kind != SLEEPING:
+            return None
+        return self.sleep_s / self.sleeping_rows * case.rows / case.ranks
 
 
 FULL = Sizes(48_000, 8, 2, 40, 0.25)
@@ -194,51 +212,6 @@ class Bench:
         mophpc("prepare", str(data), str(store), "--shards", str(case.ranks))
         data.unlink()
         return store
-
-
-class Book:
-    """The points so far, in a file where there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.points: list[Point] = []
-        if path is not None and path.exists():
-            try:
-                self.points = from_csv(path.read_text())
-            except ValueError as error:
-                refuse(f"{path} {error}; name a file of this benchmark, or a new one")
-
-    def has(self, case: Case, number: int) -> bool:
-        """Return whether a round is there."""
-        for point in self.points:
-            own = point.case
-            if (own.part, own.kind, own.ranks) != (case.part, case.kind, case.ranks):
-                continue
-            if own != case:
-                refuse(
-                    f"{self.path} has {own}, and asked for is {case}; name a new file, or ask for "
-                    "the same --ranks, --cores and sizes"
-                )
-            if point.round == number:
-                return True
-        return False
-
-    def add(self, point: Point) -> None:
-        """Keep a point."""
-        self.points.append(point)
-        self.write([row_of(one) for one in self.points])
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the file whole."""
-        if self.path is not None:
-            draft = self.path.with_name(self.path.name + ".part")
-            draft.write_text(to_csv(rows))
-            os.replace(draft, self.path)
-
-
-def refuse(sentence: str) -> None:
-    print(f"scaling.py: {sentence}", file=sys.stderr)
-    sys.exit(2)
 
 
 # --- what follows from the points
@@ -380,35 +353,73 @@ def judge(points: Sequence[dict[str, Any]]) -> bool:
 # --- the command
 
 
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is given; allowed: whole numbers from 1")
-    return int(text)
+def duration(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is given; allowed: seconds above 0")
+    return found
 
 
-def picture(text: str) -> Path:
-    if Path(text).suffix not in FORMATS:
+def launcher(text: str) -> str:
+    try:
+        words = shlex.split(text.format(ranks=1))
+    except (ValueError, LookupError, AttributeError, TypeError):
+        words = []
+    if not words:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is given; allowed: a file that ends in {', '.join(FORMATS)}"
+            f"'{text}' is given; allowed: a command as in 'srun --mpi=pmix -n {{ranks}}', with "
+            "{ranks} as the only word in braces"
         )
-    return Path(text)
+    # A path is looked up from where the command will run.
+    if shutil.which(str(ROOT / words[0]) if os.sep in words[0] else words[0]) is None:
+        raise argparse.ArgumentTypeError(
+            f"'{words[0]}' is given, and there is no such command; load the module that has it, "
+            "or name another one"
+        )
+    return text
+
+
+def check_files(arguments: argparse.Namespace) -> None:
+    """Refuse, before hours of runs, files that could not be written after them."""
+    for option, path in (("--csv", arguments.csv), ("--plot", arguments.plot)):
+        check_output(option, path)
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            refuse(f"{option} {path}: it may not be written; name another file")
+    if arguments.plot is not None:
+        check_picture("--plot", arguments.plot)
+        if arguments.csv is not None and arguments.csv.resolve() == arguments.plot.resolve():
+            refuse(f"--plot {arguments.plot}: --csv is the same file; name another one")
+
+
+def make_folder(path: Path) -> Path:
+    """Make the folder of --keep where it is missing; return it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(f"--keep {path}: it is no folder and cannot be made one ({error.strerror})")
+    return path.resolve()
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.error = refuse  # type: ignore[method-assign]  # one sentence, without all options
     add: Callable[..., Any] = parser.add_argument
     add("--part", nargs="+", choices=(STRONG, WEAK), default=[STRONG, WEAK])
-    add("--ranks", nargs="+", type=positive, help="1 to 64 by default")
-    add("--simulate", nargs="+", type=positive, help="further ranks; 128 and 256 by default")
-    add("--rounds", type=positive, default=1)
-    add("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="for real training")
-    add("--sleep", type=float, help="seconds of a sleeping visit on the most ranks")
-    add("--launcher", help="instead of mpirun, as in 'srun --mpi=pmix -n {ranks}'")
+    add("--ranks", nargs="+", type=at_least(1), help="1 to 64 by default")
+    add("--simulate", nargs="+", type=at_least(1), help="further ranks; 128 and 256 by default")
+    add("--rounds", type=at_least(1), default=1)
+    add("--cores", type=at_least(1), default=len(os.sched_getaffinity(0)), help="for real training")
+    add("--sleep", type=duration, help="seconds of a sleeping visit on the most ranks")
+    sample = "srun --mpi=pmix -n {ranks}"
+    add("--launcher", type=launcher, help=f"instead of mpirun, as in '{sample}'")
     add("--keep", type=Path, help="keep stores and runs here; on a cluster, a shared folder")
     add("--csv", type=Path, help="all points; rounds that are there are not run again")
-    add("--plot", type=picture, help="a .png or .svg file")
+    add("--plot", type=Path, help="a .png or .svg file")
     add("--smoke", action="store_true", help="small, on 1 to 4 ranks: does it work at all")
     return parser.parse_args(words)
 
@@ -420,19 +431,23 @@ def main(words: Sequence[str] | None = None) -> int:
         sizes = replace(sizes, sleep_s=arguments.sleep)
     ranks = arguments.ranks or ((1, 2, 4) if arguments.smoke else RANKS)
     further = arguments.simulate or ((8, 16) if arguments.smoke else SIMULATED_RANKS)
-    print(machine(), flush=True)
+    check_files(arguments)
     book = Book(arguments.csv)
+    # All are looked for before the first is run, so that a file of other sizes is refused at once.
+    due = [
+        (case, number)
+        for number in range(arguments.rounds)
+        for part in dict.fromkeys(arguments.part)
+        for case in cases(part, ranks, arguments.cores, sizes)
+        if not book.has(case, number, sizes.visit_s(case))
+    ]
+    kept = arguments.keep and make_folder(arguments.keep)
+    print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = (arguments.keep or Path(scratch)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(folder, sizes, arguments.launcher)
-        for number in range(arguments.rounds):
-            for part in arguments.part:
-                for case in cases(part, ranks, arguments.cores, sizes):
-                    if book.has(case, number):
-                        continue
-                    book.add(point := bench.run(case, number))
-                    print(f"{case}, round {number}: {point.measured}", file=sys.stderr, flush=True)
+        bench = Bench(kept or Path(scratch).resolve(), sizes, arguments.launcher)
+        for case, number in due:
+            book.add(point := bench.run(case, number))
+            print(f"{case}, round {number}: {point.measured}", file=sys.stderr, flush=True)
     wanted = [point for point in book.points if point.case.part in arguments.part]
     rows = summarize(wanted, further)
     book.write(rows if len(wanted) == len(book.points) else summarize(book.points, further))

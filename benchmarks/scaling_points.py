@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import refuse
 from scipy.optimize import nnls
 
 from mophpc.schedule.costs import Costs
@@ -20,6 +23,8 @@ from mophpc.schedule.policies import make_plan
 STRONG, WEAK = "strong", "weak"
 TRAINING, SLEEPING, SIMULATED = "training", "sleeping", "simulated"
 SEEDS = 3
+LEAST_SLEPT, MOST_SLEPT, SLEPT_BESIDES_S = 0.99, 1.3, 0.05
+"""Of the visit asked for: what one that sleeps can take, and what a busy machine may add to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,7 @@ def fit(cases: Sequence[Case], work_s: Sequence[float], makespan_s: Sequence[flo
 
 _CASE = [field.name for field in fields(Case)]
 _MEASURED = [field.name for field in fields(Measured)]
+_MAY_BE_ZERO = ("visit_sd", "eval_s")
 _FOLLOWS = ["overhead_s", "work_s", "predicted_s", "error"]
 COLUMNS = [*_CASE, "round", *_MEASURED, "slowdown", *_FOLLOWS]
 
@@ -228,21 +234,123 @@ def from_csv(text: str) -> list[Point]:
     """Return the measured points of a CSV file.
 
     Raises:
-        ValueError: it is not one of `to_csv`.
+        ValueError: it is not one of `to_csv`; the message says which line and column is wrong.
     """
-    reader = csv.DictReader(io.StringIO(text))
-    if reader.fieldnames != COLUMNS:
-        raise ValueError(f"has the columns {reader.fieldnames}; expected {COLUMNS}")
-    found = []
-    for row in reader:
+    reader = csv.reader(io.StringIO(text))
+    try:
+        _check_head(next(reader, []))
+        found = [_point_of(words, f"line {reader.line_num}") for words in reader if words]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    return [point for point in found if point is not None]
+
+
+def _check_head(names: Sequence[str]) -> None:
+    for number, name in enumerate(COLUMNS):
+        given = names[number] if number < len(names) else ""
+        if given != name:
+            raise ValueError(f"line 1, column {number + 1}: '{given}' is given; allowed: '{name}'")
+    if len(names) > len(COLUMNS):
+        raise ValueError(f"line 1 has {len(names)} columns; allowed: {len(COLUMNS)}")
+
+
+def _point_of(words: Sequence[str], where: str) -> Point | None:
+    """Return the point of a line; None where it was only simulated."""
+    if len(words) != len(COLUMNS):
+        raise ValueError(f"{where} has {len(words)} columns; allowed: {len(COLUMNS)}")
+    row = dict(zip(COLUMNS, words, strict=True))
+
+    def wrong(name: str, allowed: str) -> ValueError:
+        return ValueError(f"{where}, column {name}: '{row[name]}' is given; allowed: {allowed}")
+
+    def whole(name: str, least: int) -> int:
+        if not row[name].isdecimal() or int(row[name]) < least:
+            raise wrong(name, f"whole numbers from {least}")
+        return int(row[name])
+
+    def number(name: str) -> float:
+        try:
+            value = float(row[name])
+        except ValueError:
+            value = math.nan
+        if name in _MAY_BE_ZERO and value == 0:
+            return value
+        if not 0 < value < math.inf:
+            raise wrong(name, "0 and above" if name in _MAY_BE_ZERO else "numbers above 0")
+        return value
+
+    for name, allowed in (("part", (STRONG, WEAK)), ("kind", (TRAINING, SLEEPING, SIMULATED))):
+        if row[name] not in allowed:
+            raise wrong(name, ", ".join(allowed))
+    if row["kind"] == SIMULATED:
         if row["makespan_s"]:
-            case = Case(row["part"], row["kind"], *(int(row[name]) for name in _CASE[2:]))
-            took = Measured(*(float(row[name]) for name in _MEASURED))
-            found.append(Point(case, int(row["round"]), took, float(row["slowdown"])))
-    return found
+            raise wrong("makespan_s", "nothing, in a line that is simulated")
+        return None
+    case = Case(row["part"], row["kind"], *(whole(name, 1) for name in _CASE[2:]))
+    took = Measured(*(number(name) for name in _MEASURED))
+    return Point(case, whole("round", 0), took, number("slowdown"))
 
 
 def row_of(point: Point) -> dict[str, Any]:
     """Return a point as a row of the CSV."""
     more = {"round": point.round, "overhead_s": point.overhead_s, "slowdown": point.slowdown}
     return asdict(point.case) | asdict(point.measured) | more
+
+
+class Book:
+    """The points so far, in a file where there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.points: list[Point] = []
+        if path is not None and path.exists():
+            try:
+                self.points = from_csv(path.read_text(encoding="utf-8"))
+            except UnicodeDecodeError:
+                refuse(f"{path} is no text; name another file with --csv")
+            except OSError as error:
+                refuse(f"{path} cannot be read ({error.strerror}); name another file with --csv")
+            except ValueError as error:
+                refuse(f"{path}, {error}; mend that, or name another file with --csv")
+
+    def has(self, case: Case, number: int, asked_s: float | None = None) -> bool:
+        """Return whether a round is there.
+
+        Args:
+            case: the experiment.
+            number: of the round.
+            asked_s: what a visit sleeps; None where it does not.
+        """
+        found = False
+        for point in self.points:
+            own, took_s = point.case, point.measured.visit_s
+            if (own.part, own.kind, own.ranks) != (case.part, case.kind, case.ranks):
+                continue
+            if own != case:
+                refuse(
+                    f"{self.path} has {own}, and asked for is {case}; name a new file, or ask for "
+                    "the same --ranks, --cores and sizes"
+                )
+            # A sleep is never shorter than asked for, and hardly longer.
+            if asked_s is not None and not (
+                LEAST_SLEPT * asked_s <= took_s <= MOST_SLEPT * asked_s + SLEPT_BESIDES_S
+            ):
+                refuse(
+                    f"{self.path}, {own.part} scaling on {own.ranks} ranks: visits slept "
+                    f"{took_s:.3g} s, and asked for are {asked_s:.3g} s; name a new file, or ask "
+                    "for the same --sleep"
+                )
+            found |= point.round == number
+        return found
+
+    def add(self, point: Point) -> None:
+        """Keep a point."""
+        self.points.append(point)
+        self.write([row_of(one) for one in self.points])
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the file whole."""
+        if self.path is not None:
+            draft = self.path.with_name(self.path.name + ".part")
+            draft.write_text(to_csv(rows))
+            os.replace(draft, self.path)

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import pictures
 import scaling
 from pictures import FORMATS
 from scaling_points import (
@@ -142,7 +143,7 @@ def test_the_csv_and_back(tmp_path):
     assert again[0].measured.makespan_s == pytest.approx(points[0].measured.makespan_s)
     assert rows[-1]["kind"] == "simulated"
     assert (rows[-1]["ranks"], rows[-1]["configs"], rows[-1]["rows"]) == (16, 32, 640)
-    with pytest.raises(ValueError, match="has the columns"):
+    with pytest.raises(ValueError, match="line 1, column 1: 'a' is given; allowed: 'part'"):
         from_csv("a,b\n1,2\n")
 
 
@@ -182,10 +183,117 @@ def test_a_picture(tmp_path, suffix):
     assert (tmp_path / f"scaling{suffix}").stat().st_size > 5000
 
 
-@pytest.mark.parametrize(
-    "words", [["--ranks", "0"], ["--plot", "a.pdf"], ["--part", "medium"], ["--rounds", "x"]]
-)
-def test_wrong_words(words):
+def refused(capsys, words):
+    """Return the one sentence with which a command is refused."""
     with pytest.raises(SystemExit) as caught:
-        scaling.parse(words)
+        scaling.main(words)
     assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    def run(*arguments):
+        pytest.fail("a run was started")
+
+    monkeypatch.setattr(scaling.Bench, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("weak,sleeping,2", "weak,sleeping,0", "line 3, column ranks: '0' is given; allowed: who"),
+        ("weak,sleeping,2", "wake,sleeping,2", "line 3, column part: 'wake' is given; allowed: st"),
+        ("weak,sleeping,2", "weak,asleep,2", "line 3, column kind: 'asleep' is given; allowed: tr"),
+        ("weak,sleeping,2", "weak,simulated,2", "line 3, column makespan_s: '1.62' is given;"),
+        (",1.62,", ",,", "line 3, column makespan_s: '' is given; allowed: numbers above 0"),
+        (",1.62,", ",nan,", "line 3, column makespan_s: 'nan' is given; allowed: numbers above 0"),
+        (",1.62,", ",", "line 3 has 16 columns; allowed: 17"),
+        ("part,kind,", "part,", "line 1, column 2: 'ranks' is given; allowed: 'kind'"),
+        ("predicted_s,error", "predicted_s", "line 1, column 17: '' is given; allowed: 'error'"),
+        ("predicted_s,error", "predicted_s,error,x", "line 1 has 18 columns; allowed: 17"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_damaged_csv_is_left_alone(tmp_path, capsys, old, new, told):
+    path = tmp_path / "scaling.csv"
+    text = to_csv(scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16]))
+    assert old in text
+    path.write_text(damaged := text.replace(old, new, 1))
+    err = refused(capsys, ["--csv", str(path)])
+    assert told in err
+    assert "name another file" in err
+    assert path.read_text() == damaged
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_points_of_another_sleep_are_refused(tmp_path, capsys):
+    case = cases_of(WEAK)[0]
+    asked_s = scaling.FULL.visit_s(case)
+    assert asked_s == scaling.FULL.sleep_s
+    book = scaling.Book(tmp_path / "scaling.csv")
+    book.add(made_up(case, per_row_s=asked_s * 1.03 / case.rows))
+    assert book.has(case, 0, asked_s)
+    before = book.path.read_text()
+    for other_s in ("0.1", "0.5"):
+        words = ["--csv", str(book.path), "--sleep", other_s, "--ranks", "1", "2"]
+        err = refused(capsys, [*words, "--cores", "1", "--part", WEAK])
+        assert f"visits slept 0.258 s, and asked for are {other_s} s; name a new file" in err
+    assert book.path.read_text() == before
+    assert scaling.FULL.visit_s(replace(case, kind=TRAINING)) is None
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_files_are_looked_at_before_anything_runs(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file.csv").write_text("")
+    for words, told in (
+        (["--csv", str(tmp_path)], "it is a folder"),
+        (["--csv", str(tmp_path / "no" / "a.csv")], "there is no folder"),
+        (["--csv", str(tmp_path / "file.csv")], "line 1, column 1: '' is given"),
+        (["--plot", str(tmp_path / "no" / "a.svg")], "there is no folder"),
+        (["--plot", "a.pdf"], "a.pdf"),
+        (["--plot", "a.svg", "--csv", "a.svg"], "--csv is the same file"),
+        (["--keep", str(tmp_path / "file.csv")], "it is no folder"),
+        (["--keep", str(tmp_path / "file.csv" / "under")], "it is no folder"),
+    ):
+        assert told in refused(capsys, words)
+    (tmp_path / "file.csv").write_bytes(b"\xff\x00")
+    assert "is no text" in refused(capsys, ["--csv", str(tmp_path / "file.csv")])
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
+    assert "plots" in refused(capsys, ["--plot", str(tmp_path / "a.svg")])
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--ranks", "0", "'0'"),
+        ("--rounds", "x", "'x'"),
+        ("--rounds", "-1", "'-1'"),
+        ("--rounds", "0", "'0'"),
+        ("--part", "medium", "'medium'"),
+        ("--sleep", "-1", "'-1' is given; allowed: seconds above 0"),
+        ("--sleep", "0", "'0' is given; allowed: seconds above 0"),
+        ("--sleep", "nan", "'nan' is given; allowed: seconds above 0"),
+        ("--sleep", "inf", "'inf' is given; allowed: seconds above 0"),
+        ("--sleep", "long", "'long' is given; allowed: seconds above 0"),
+        ("--launcher", "mpirun {foo}", "'mpirun {foo}' is given; allowed: a command as in"),
+        ("--launcher", "mpirun {", "with {ranks} as the only word in braces"),
+        ("--launcher", "mpirun {ranks[0]}", "with {ranks} as the only word in braces"),
+        ("--launcher", "mpirun 'x", "allowed: a command as in"),
+        ("--launcher", "", "allowed: a command as in"),
+        ("--launcher", "no-such-launcher -n {ranks}", "there is no such command"),
+        ("--launcher", "/no/such/launcher -n {ranks}", "there is no such command"),
+    ],
+)
+def test_wrong_words(capsys, option, value, told):
+    err = refused(capsys, [option, value])
+    assert option in err
+    assert told in err
+
+
+def test_a_launcher_that_is_there(tmp_path):
+    command = f"{sys.executable} -n {{ranks}}"
+    assert scaling.parse(["--launcher", command]).launcher == command
