@@ -14,7 +14,7 @@ import pytest
 import mophpc
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "zarr", "mpi4py", "pydantic", "numpy", "rich", "typer"}
+HEAVY = {"torch", "zarr", "mpi4py", "pydantic", "numpy", "scipy", "rich", "typer"}
 
 
 def loaded(code: str) -> set[str]:
@@ -39,7 +39,7 @@ def loaded(code: str) -> set[str]:
         ("import mophpc; mophpc.Experiment", {"pydantic"}),
         ("import mophpc.schedule, mophpc.search", {"numpy", "pydantic"}),
         ("import mophpc.preview", {"numpy", "pydantic", "zarr", "torch"}),
-        ("import mophpc; mophpc.run_experiment", HEAVY - {"mpi4py", "typer"}),
+        ("import mophpc; mophpc.run_experiment", HEAVY - {"mpi4py", "scipy", "typer"}),
         ("from mophpc.hop import collectives, local, parcel, records", {"numpy"}),
         ("import mophpc.data", {"numpy", "zarr"}),
     ],
@@ -52,6 +52,27 @@ def test_no_more_is_loaded_than_is_used(code, allowed):
 def _brought_along(allowed: set[str]) -> set[str]:
     """What zarr and torch import by themselves."""
     return {"numpy", "pydantic", "rich", "typer"} if allowed & {"zarr", "torch"} else set()
+
+
+def run_nothing(first: str) -> int:
+    """Return how many objects the collector leaves alone after a command that ends at once."""
+    words = ["run", "no.toml", "--out", "none", "--transport", "local"]
+    script = f"{first}import gc\nfrom mophpc import cli\ntry:\n    cli.main({words})\n"
+    script += "except SystemExit:\n    print(gc.get_freeze_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def test_a_run_leaves_what_it_has_loaded_to_no_collector():
+    assert run_nothing("") > 100_000
+    assert run_nothing("import torch\n") == 0  # somebody else's process, and objects
 
 
 def test_public_names_are_what_they_say():
