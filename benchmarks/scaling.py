@@ -309,6 +309,7 @@ def _point(part: str, kind: str, ranks: int, own: Sequence[dict[str, Any]]) -> d
         "error": None if kind == SIMULATED else told / span - 1,
         "slowdown": None if kind != TRAINING else statistics.median(r["slowdown"] for r in own),
         "overhead_s": overhead,
+        "visit_s": None if kind == SIMULATED else statistics.median(r["visit_s"] for r in own),
         "speedup": first["work_s"] / span,
     }
 
@@ -339,6 +340,14 @@ def judge(points: Sequence[dict[str, Any]]) -> bool:
                 f"{1000 * point['overhead_s']:.2f} ms",
                 met=point["overhead_s"] <= MOST_OVERHEAD_S,
             )
+            first = next(p for p in sleeping if p["part"] == point["part"])
+            longer = point["visit_s"] - first["visit_s"] * _shard(point) / _shard(first)
+            targets.row(
+                f"the same, and by how much visits are longer than on {first['ranks']} ranks",
+                "-",
+                f"{1000 * (point['overhead_s'] + longer):.2f} ms",
+                met=None,
+            )
     for point in points:
         if point["error"] is not None:
             targets.row(
@@ -348,6 +357,11 @@ def judge(points: Sequence[dict[str, Any]]) -> bool:
                 met=abs(point["error"]) <= MOST_ERROR,
             )
     return targets.missed
+
+
+def _shard(point: dict[str, Any]) -> float:
+    """Return the rows of a shard, which a visit sleeps in proportion to."""
+    return float(point["case"].rows / point["ranks"])
 
 
 # --- the command

@@ -176,6 +176,15 @@ def test_targets_and_table(capsys):
     assert "cost per visit 5.00 ms, serial share 0.000%" in capsys.readouterr().out
 
 
+def test_what_makes_visits_longer_is_told_beside_the_overhead(capsys):
+    points = [made_up(case) for case in cases_of(STRONG)]
+    told, longer = points[-1].measured, points[-1].measured.visit_s + 0.03
+    points[-1] = replace(points[-1], measured=replace(told, visit_s=longer))
+    scaling.report(scaling.summarize(points, []), None)
+    row = "| the same, and by how much visits are longer than on 1 ranks | - | 35.00 ms | - |"
+    assert row in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_picture(tmp_path, suffix):
     rows = scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16])
