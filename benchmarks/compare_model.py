@@ -1,7 +1,7 @@
 """What `compare.py` trains: 16 configs on Fashion-MNIST, or on a table like Criteo's.
 
-Every system trains what `build(config)` makes, and the list of configs begins with those that take
-longest, which is the order that suits systems that take configs one by one.
+Every system trains what `build(config)` makes. The list of configs begins with the small batch, and
+for each batch with the larger model.
 """
 
 from __future__ import annotations
