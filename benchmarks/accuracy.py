@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import ROOT, Targets, at_least, check_output, machine, refuse
+from common import ROOT, Targets, append_line, at_least, check_output, machine, refuse
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
@@ -182,12 +182,7 @@ class Book:
         self._found[system, seed] = values
         if self._path is not None:
             facts = {"comparison": self._comparison, "system": system, "seed": seed}
-            line = json.dumps(facts | {"accuracies": values}) + "\n"
-            known = self._path.read_bytes() if self._path.exists() else b""
-            # The last line may have been written by hand, without an end.
-            glued = known and not known.endswith(b"\n")
-            with self._path.open("a") as file:
-                file.write("\n" + line if glued else line)
+            append_line(self._path, json.dumps(facts | {"accuracies": values}))
 
     def of(self, system: str, seeds: Iterable[int]) -> list[list[float]]:
         """Return the accuracies of some seeds, by config_id."""

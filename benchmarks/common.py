@@ -59,6 +59,14 @@ def check_output(option: str, file: Path | None) -> None:
         refuse(f"{option} {file}: there is no folder {file.parent}; make it first")
 
 
+def append_line(file: Path, line: str) -> None:
+    """Append a line; where the last one was cut off, or edited, and has no end, it gets one."""
+    known = file.read_bytes() if file.exists() else b""
+    begin = "\n" if known and not known.endswith(b"\n") else ""
+    with file.open("a") as out:
+        out.write(f"{begin}{line}\n")
+
+
 def mpirun(
     ranks: int,
     *command: str,

@@ -13,7 +13,7 @@ a round comes from one machine on one day: one that was left unfinished elsewher
 `--rounds 0` it prints the tables of what is there.
 
 All systems have the C library keep the memory that they free, with the settings that mophpc makes
-for its ranks: training on the CPU can be half as fast without, and that is no property of how
+for its ranks: training on the CPU can be much slower without, and that is no property of how
 configs are scheduled. `--malloc own` leaves each as it comes, MOP with those settings.
 """
 
@@ -73,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.error = refuse  # type: ignore[method-assign]  # one sentence, without all options
     parser.add_argument("--data", nargs="+", choices=list(ROWS), default=["fashion"])
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))

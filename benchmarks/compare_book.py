@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from common import refuse
+from common import append_line, refuse
 from compare_tables import MOP, Outcome
 
 Key = tuple[Any, ...]
@@ -108,11 +108,7 @@ class Book:
         """Keep an outcome."""
         self._take(outcome)
         if self._path is not None:
-            # A line that was cut off, or edited, may have no end.
-            old = self._path.read_bytes() if self._path.exists() else b""
-            begin = "\n" if old and not old.endswith(b"\n") else ""
-            with self._path.open("a") as file:
-                file.write(begin + json.dumps(asdict(outcome)) + "\n")
+            append_line(self._path, json.dumps(asdict(outcome)))
 
 
 def _outcome(line: str, systems: Sequence[str]) -> Outcome:

@@ -182,7 +182,8 @@ def test_a_run_that_fails_says_so(tmp_path):
     assert read_status(tmp_path / "run/status.json").state == "failed"
 
 
-def test_while_a_run_goes_on_its_configs_begin_and_train(tmp_path, monkeypatch):
+def all_written(monkeypatch) -> list:
+    """Have every change written; return the list of all that is, as it grows."""
     seen = []
     real = status.write_whole
 
@@ -193,6 +194,11 @@ def test_while_a_run_goes_on_its_configs_begin_and_train(tmp_path, monkeypatch):
     monkeypatch.setattr(status, "write_whole", keep)
     monkeypatch.setattr(status, "EVERY_S", 0.0)
     monkeypatch.setattr(status, "_SHARE", 0.0)
+    return seen
+
+
+def test_while_a_run_goes_on_its_configs_begin_and_train(tmp_path, monkeypatch):
+    seen = all_written(monkeypatch)
     run(tmp_path / "run", make_store(tmp_path, 2), 1, epochs=3)
     assert [row["status"] for row in seen[0]["configs"]] == ["waiting"] * 4
     assert seen[0]["left_s"] is None or seen[0]["left_s"] >= 0.0
@@ -210,16 +216,7 @@ def test_a_run_that_goes_on_counts_what_was_made_before(tmp_path, monkeypatch, r
     schedule = mophpc.Schedule(renew=renew)
     ended = cutting.cut_off(tmp_path / "run", store, 2, cut, schedule=schedule)
     assert ended == cutting.KILLED
-    seen = []
-    real = status.write_whole
-
-    def keep(path, text):
-        seen.append(json.loads(text))
-        real(path, text)
-
-    monkeypatch.setattr(status, "write_whole", keep)
-    monkeypatch.setattr(status, "EVERY_S", 0.0)
-    monkeypatch.setattr(status, "_SHARE", 0.0)
+    seen = all_written(monkeypatch)
     cutting.resume(tmp_path / "run", store, 2, schedule=schedule)
     assert {one["planned_visits"] for one in seen} == {4 * 3 * 4}
     assert seen[-1]["visits"] == 48
