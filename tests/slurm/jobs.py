@@ -87,7 +87,10 @@ class Submitted:
             time.sleep(0.05)
 
     def start_again(self, restarts: int = 1) -> None:
-        """Let a job that was put back start at once: Slurm waits two minutes by itself."""
+        """Let a job that was put back start at once: Slurm waits two minutes by itself.
+
+        When this returns it has left the queue, so that nobody takes it for put back once more.
+        """
         self.wait_for("PENDING", restarts=restarts, timeout=60.0)
         # The end of the script that goes would be taken for that of the one that comes, and a node
         # refuses a job again in the seconds in which it has ended it.
@@ -98,6 +101,14 @@ class Submitted:
         time.sleep(2.1)
         if self.facts()["JobState"] == "PENDING":
             self.cluster.command("scontrol", "update", f"JobId={self.job}", "StartTime=now")
+        limit = time.monotonic() + 60.0
+        while self._waits(restarts):
+            assert time.monotonic() < limit, f"{self.facts()}\n{self.log}"
+            time.sleep(0.1)
+
+    def _waits(self, restarts: int) -> bool:
+        facts = self.facts()
+        return facts["JobState"] == "PENDING" and int(facts["Restarts"]) == restarts
 
     def _is_on_a_node(self) -> bool:
         return any(words.startswith(f"slurmstepd: [{self.job}.") for _, words in command_lines())

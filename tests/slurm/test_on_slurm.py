@@ -142,6 +142,7 @@ def at_its_limit(submit):
 @pytest.mark.timeout(400)
 def test_the_time_limit(at_its_limit, capsys):
     """Last in this file: its run has gone on meanwhile."""
+    at_its_limit.wait_for_epochs(1)
     restarts = 0
     while True:
         facts = at_its_limit.wait_for("PENDING", "COMPLETED", "FAILED", timeout=150.0)
