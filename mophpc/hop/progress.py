@@ -4,6 +4,8 @@ The training calls it between two minibatches. Where the MPI allows calls of sev
 4.1, section 11.6.1, MPI_THREAD_MULTIPLE), a thread does so too: while bytes flow, and now and then
 in minibatches that are long. Each time it takes Python's lock from the training, which costs as
 much as several small operators: looking every millisecond makes small minibatches much longer.
+So do looks by the training itself, each a round of all that MPI looks after. While no bytes flow,
+the training looks ever more seldom, and the thread only where the training has not.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from types import TracebackType
 from typing import Literal
 
 PAUSE_S = 1e-3
-"""Between two looks at the messages while training, at least; a look takes some microseconds."""
+"""Between two looks at the messages while training, at least."""
 FIRST_S = 5e-3
 """Before the training's first look, where a thread helps: a rank that has just looked, and waited,
 gains little by it, and where ranks share a core, MPI gives it up in each look."""
@@ -23,8 +25,10 @@ FLOW_PAUSE_S = 50e-6
 """The thread's, while bytes flow: what is to be moved must be moved, and the training goes on
 beside it."""
 QUIET, REST_S = 10, 50e-3
-"""The thread's pauses are else a tenth of the time since bytes flowed or the training began,
-and this at most: who waits for an answer waits for a small part of what it has waited for."""
+"""Pauses are else a tenth of the time since bytes flowed or the training began, and this at most:
+who waits for an answer waits for a small part of what it has waited for."""
+THREAD_PAUSES = 2
+"""The thread looks where nobody has for so many pauses."""
 END_S = 10.0
 
 
@@ -49,7 +53,7 @@ class Progress:
         """Held by who touches what `step` touches, while training."""
         self._step = step
         self._begin = begin
-        self._due_s = self._quiet_since_s = 0.0
+        self._due_s = self._looked_s = self._quiet_since_s = 0.0
         self._training = threading.Event()
         self._flowing = threading.Event()
         self._ended = False
@@ -61,7 +65,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         """Begin to train."""
-        self._quiet_since_s = time.perf_counter()
+        self._quiet_since_s = self._looked_s = time.perf_counter()
         if self._thread is not None:
             self._due_s = self._quiet_since_s + FIRST_S
         self._training.set()
@@ -112,21 +116,30 @@ class Progress:
     def _look(self) -> None:
         """Let messages progress, under the lock."""
         flows = self._step()
-        now_s = time.perf_counter()
-        self._due_s = now_s + PAUSE_S
+        now_s = self._looked_s = time.perf_counter()
         if flows:
             self._quiet_since_s = now_s
             self._flowing.set()
         else:
             self._flowing.clear()
+        self._due_s = now_s + self._pause_s(now_s)
+
+    def _pause_s(self, now_s: float) -> float:
+        """Return how long messages may be left alone."""
+        return min(REST_S, max(PAUSE_S, (now_s - self._quiet_since_s) / QUIET))
 
     def _pause(self) -> None:
         """Let the training go on, until it is the thread's turn to look."""
         if self._flowing.is_set():
             time.sleep(FLOW_PAUSE_S)
-        else:
-            quiet_s = time.perf_counter() - self._quiet_since_s
-            self._flowing.wait(min(REST_S, max(PAUSE_S, quiet_s / QUIET)))
+            return
+        woken = False
+        while not woken and not self._ended:
+            now_s = time.perf_counter()
+            left_s = self._looked_s + THREAD_PAUSES * self._pause_s(now_s) - now_s
+            if left_s <= 0.0:
+                return
+            woken = self._flowing.wait(left_s)
 
     def _look_after(self) -> None:
         self._begin()

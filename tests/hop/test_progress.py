@@ -114,8 +114,30 @@ def test_a_training_that_looks_itself_is_seldom_disturbed(make):
         while time.perf_counter() - begin_s < 0.5:
             time.sleep(5e-4)
             progress.between()
-    assert steps[True] > steps[False]  # the thread's pauses grow
-    assert steps[False] > 0
+    assert steps[True] > steps[False] > 0
+
+
+def test_while_nothing_flows_looks_become_seldom(make):
+    """A look at every minibatch would be a large part of small ones."""
+    steps = []
+    progress = make(lambda: bool(steps.append(1)), threaded=True)
+    begin_s = time.perf_counter()
+    with progress:
+        while time.perf_counter() - begin_s < 0.5:
+            time.sleep(5e-4)
+            progress.between()
+    # Pauses of 1 ms for 10 ms, then of a tenth of the time, then of 50 ms: about 30 looks.
+    assert len(steps) < 100
+
+
+def test_a_thread_leaves_messages_to_a_training_that_looks(make, monkeypatch):
+    monkeypatch.setattr(module, "THREAD_PAUSES", LIMIT_S / module.PAUSE_S)
+    progress = make(lambda: threading.current_thread() is not threading.main_thread(), threaded=True)
+    with progress:
+        begin_s = time.perf_counter()
+        while time.perf_counter() - begin_s < 0.2:
+            progress.between()
+        assert not progress._flowing.is_set()  # the thread's step would have
 
 
 def test_short_trainings_leave_messages_to_the_thread(make, monkeypatch):
