@@ -27,8 +27,9 @@ beside it."""
 QUIET, REST_S = 10, 50e-3
 """Pauses are else a tenth of the time since bytes flowed or the training began, and this at most:
 who waits for an answer waits for a small part of what it has waited for."""
-THREAD_PAUSES = 2
-"""The thread looks where nobody has for so many pauses."""
+THREAD_PAUSES = 1.25
+"""The thread looks where nobody has for so many pauses: a training of small minibatches has by
+then, and over a slow link more is much."""
 END_S = 10.0
 
 

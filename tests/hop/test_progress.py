@@ -132,12 +132,16 @@ def test_while_nothing_flows_looks_become_seldom(make):
 
 def test_a_thread_leaves_messages_to_a_training_that_looks(make, monkeypatch):
     monkeypatch.setattr(module, "THREAD_PAUSES", LIMIT_S / module.PAUSE_S)
-    progress = make(lambda: threading.current_thread() is not threading.main_thread(), threaded=True)
+
+    def step() -> bool:
+        return threading.current_thread() is not threading.main_thread()
+
+    progress = make(step, threaded=True)
     with progress:
         begin_s = time.perf_counter()
         while time.perf_counter() - begin_s < 0.2:
             progress.between()
-        assert not progress._flowing.is_set()  # the thread's step would have
+        assert not progress._flowing.is_set()  # the thread's step would have set it
 
 
 def test_short_trainings_leave_messages_to_the_thread(make, monkeypatch):
