@@ -67,7 +67,9 @@ class Progress:
     def __enter__(self) -> Progress:
         """Begin to train."""
         self._quiet_since_s = self._looked_s = time.perf_counter()
-        if self._thread is not None:
+        if self._thread is None:  # the pauses of the training before are not this one's
+            self._due_s = min(self._due_s, self._quiet_since_s + PAUSE_S)
+        else:
             self._due_s = self._quiet_since_s + FIRST_S
         self._training.set()
         return self

@@ -192,6 +192,22 @@ def test_without_a_thread_messages_are_looked_after_between_batches(make):
     assert time.perf_counter() - begin_s >= 2e-3  # and not at every one
 
 
+def test_without_a_thread_a_quiet_training_puts_no_look_of_the_next_one_off(make, monkeypatch):
+    monkeypatch.setattr(module, "QUIET", 1e-3)  # after some milliseconds it looks no more
+    monkeypatch.setattr(module, "REST_S", 10 * LIMIT_S)
+    steps = []
+    progress = make(lambda: bool(steps.append(1)), threaded=False)
+    with progress:
+        time.sleep(0.2)
+        progress.between()
+    assert len(steps) == 1
+    with progress:
+        begin_s = time.perf_counter()
+        while len(steps) < 2:
+            progress.between()
+            assert time.perf_counter() - begin_s < LIMIT_S
+
+
 def test_what_they_raise_without_a_thread_is_raised_there(make):
     def step() -> bool:
         raise HopError("lost")
