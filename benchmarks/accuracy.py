@@ -11,29 +11,27 @@ difference is said below it. Takes 50 minutes on 2 cores; what is in --book is n
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gzip
 import json
 import math
 import multiprocessing
 import os
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from children import adopt, stop_all
 from common import ROOT, Targets, append_line, at_least, check_output, machine, refuse
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
 import mop
 import torch
-from compare_inside import PR_SET_CHILD_SUBREAPER, stop_all
 from compare_model import configs
 from driver import Record, Spec
 from loop import train_config
@@ -78,18 +76,10 @@ def main(words: Sequence[str] | None = None) -> int:
         refuse("there is no mpirun on PATH; source launch/env.sh first")
     print(machine(), flush=True)
     if due:
-        signal.signal(signal.SIGTERM, stop)
-        # What mpirun leaves behind becomes a child of this process, which can then end it.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt()
         train(arguments, tried, due, book)
     title = f"{arguments.data}, {arguments.ranks} ranks, {arguments.epochs} epochs"
     return tell(title, tried, *(book.of(system, seeds) for system in SYSTEMS))
-
-
-def stop(*_: object) -> NoReturn:
-    """Leave as an error would, so that whoever has started processes ends them; but only once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(143)
 
 
 def train(

@@ -10,10 +10,8 @@ for less than half a second may be missed.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from children import adopt, stop_all
 
 PERIOD_S = 0.5
 MOST_SAID = 200  # characters of a line of a log that make a row of a table
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class Watch:
@@ -49,22 +47,6 @@ class Watch:
         self.samples.append((time.time(), spent, memory if with_memory else None))
 
 
-def stop_all() -> None:
-    """End all descendants: those that are asked to and do not are killed."""
-    found = psutil.Process().children(recursive=True)
-    for process in found:
-        try:
-            process.terminate()
-        except psutil.Error:
-            continue
-    _, alive = psutil.wait_procs(found, timeout=5)
-    for process in alive + psutil.Process().children(recursive=True):
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-
-
 def isolate() -> None:
     """Bring up the loopback interface of this namespace, and a /dev/shm that ends with it."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -75,8 +57,7 @@ def main() -> int:
     spec_file, script = Path(sys.argv[1]), sys.argv[2]
     settings: dict[str, Any] = json.loads(spec_file.with_suffix(".watch.json").read_text())
     scratch = Path(settings["scratch"])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt()
     if settings["isolated"]:
         isolate()
     watch, why = Watch(), ""

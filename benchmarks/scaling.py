@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from children import adopt, stop_all
 from common import (
     ROOT,
     Targets,
@@ -212,6 +213,18 @@ class Bench:
         mophpc("prepare", str(data), str(store), "--shards", str(case.ranks))
         data.unlink()
         return store
+
+
+def measure(bench: Bench, due: Sequence[tuple[Case, int]], book: Book) -> None:
+    """Run what is due and keep its points; however that ends, no rank stays behind."""
+    adopt()
+    try:
+        for case, number in due:
+            book.add(point := bench.run(case, number))
+            print(f"{case}, round {number}: {point.measured}", file=sys.stderr, flush=True)
+    except BaseException:
+        stop_all()
+        raise
 
 
 # --- what follows from the points
@@ -457,11 +470,11 @@ def main(words: Sequence[str] | None = None) -> int:
     ]
     kept = arguments.keep and make_folder(arguments.keep)
     print(machine(), flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
+    # A rank that has just been killed may still be writing there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         bench = Bench(kept or Path(scratch).resolve(), sizes, arguments.launcher)
-        for case, number in due:
-            book.add(point := bench.run(case, number))
-            print(f"{case}, round {number}: {point.measured}", file=sys.stderr, flush=True)
+        if due:
+            measure(bench, due, book)
     wanted = [point for point in book.points if point.case.part in arguments.part]
     rows = summarize(wanted, further)
     book.write(rows if len(wanted) == len(book.points) else summarize(book.points, further))

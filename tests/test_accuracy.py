@@ -5,23 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from bench_testing import ends_its_rank, refused, write_launcher
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 COMPARISON = ["fashion", 2, 8, 60_000]
 
-# Starts a process that mpirun's end does not end, as a rank can be, and trains for ever.
-MPIRUN = """#!/bin/sh
-setsid sleep 300 </dev/null >/dev/null 2>&1 &
-echo $! >"$RANK_FILE.part" && mv "$RANK_FILE.part" "$RANK_FILE"
-exec sleep 300
-"""
 TRAIN = """
 import sys
 sys.path[:0] = [sys.argv[1]]
@@ -52,14 +44,8 @@ def nothing_trains(accuracy, monkeypatch):
 
     for name in ("train_hopping", "train_alone"):
         monkeypatch.setattr(accuracy, name, train)
-    monkeypatch.setattr(accuracy.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(accuracy.ctypes, "CDLL", lambda _: NoKernel())
+    monkeypatch.setattr(accuracy, "adopt", lambda: None)
     monkeypatch.setattr(accuracy.shutil, "which", lambda name: f"/bin/{name}")
-
-
-class NoKernel:
-    def prctl(self, *_):
-        return 0
 
 
 def line(system, seed, values, **other):
@@ -67,21 +53,11 @@ def line(system, seed, values, **other):
     return json.dumps({**facts, **other})
 
 
-def refused(accuracy, capsys, words):
-    """Return the one sentence with which a command is refused."""
-    with pytest.raises(SystemExit) as caught:
-        accuracy.main(words)
-    assert caught.value.code == 2
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1
-    return told.err
-
-
 @pytest.mark.usefixtures("nothing_trains")
 @pytest.mark.parametrize("option", ["--seeds", "--ranks", "--epochs", "--rows"])
 @pytest.mark.parametrize("value", ["0", "-2", "x"])
 def test_numbers_that_mean_nothing(accuracy, capsys, option, value):
-    err = refused(accuracy, capsys, [option, value])
+    err = refused(accuracy.main, capsys, [option, value])
     assert option in err
     assert f"'{value}'" in err
 
@@ -95,12 +71,12 @@ def test_rows_files_and_data_that_cannot_be(accuracy, capsys, tmp_path, monkeypa
         (["--source", str(tmp_path)], f"{tmp_path} has no file"),
         (["--source", str(tmp_path / "no")], "no"),
     ):
-        assert told in refused(accuracy, capsys, words)
+        assert told in refused(accuracy.main, capsys, words)
     for part, kind in (("train", "images"), ("train", "labels"), ("t10k", "images")):
         (tmp_path / f"{part}-{kind}-idx.gz").write_bytes(b"no gzip at all")
-    assert "is damaged" in refused(accuracy, capsys, ["--source", str(tmp_path)])
+    assert "is damaged" in refused(accuracy.main, capsys, ["--source", str(tmp_path)])
     monkeypatch.setattr(accuracy.shutil, "which", lambda name: None)
-    assert "no mpirun on PATH" in refused(accuracy, capsys, [])
+    assert "no mpirun on PATH" in refused(accuracy.main, capsys, [])
 
 
 @pytest.mark.usefixtures("nothing_trains")
@@ -122,7 +98,7 @@ def test_a_wrong_line_of_the_book_is_named(accuracy, capsys, tmp_path, wrong, to
     book = tmp_path / "book.jsonl"
     book.write_bytes(f"{line('mop', 1, [0.5] * 16)}\n{wrong}\n".encode("latin-1"))
     before = book.read_bytes()
-    err = refused(accuracy, capsys, ["--book", str(book)])
+    err = refused(accuracy.main, capsys, ["--book", str(book)])
     assert f"{book}:2 {told}" in err
     assert "delete that line, or name another --book" in err
     assert book.read_bytes() == before
@@ -169,36 +145,8 @@ def test_help_says_how_long_it_takes(accuracy, capsys):
 
 
 def test_no_rank_stays_behind_when_it_is_ended(tmp_path):
-    launcher, rank_file = tmp_path / "mpirun", tmp_path / "rank"
-    launcher.write_text(MPIRUN)
-    launcher.chmod(0o755)
+    write_launcher(tmp_path / "mpirun")
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(BENCHMARKS), str(tmp_path)],
-        env={**os.environ, "PATH": path, "RANK_FILE": str(rank_file), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
-    rank = 0
-    try:
-        deadline = time.monotonic() + 60
-        while not rank_file.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        rank = int(rank_file.read_text())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
-        assert not is_running(rank)
-    finally:
-        process.kill()
-        process.wait()
-        if rank and is_running(rank):
-            os.kill(rank, signal.SIGKILL)
-
-
-def is_running(pid):
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] != "Z"
+    command = [sys.executable, "-c", TRAIN, str(BENCHMARKS), str(tmp_path)]
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    assert ends_its_rank(command, environment, tmp_path / "rank")

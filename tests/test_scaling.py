@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench_testing import ends_its_rank, refused, write_launcher
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -192,16 +194,6 @@ def test_a_picture(tmp_path, suffix):
     assert (tmp_path / f"scaling{suffix}").stat().st_size > 5000
 
 
-def refused(capsys, words):
-    """Return the one sentence with which a command is refused."""
-    with pytest.raises(SystemExit) as caught:
-        scaling.main(words)
-    assert caught.value.code == 2
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1
-    return told.err
-
-
 @pytest.fixture
 def nothing_runs(monkeypatch):
     def run(*arguments):
@@ -231,7 +223,7 @@ def test_a_damaged_csv_is_left_alone(tmp_path, capsys, old, new, told):
     text = to_csv(scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16]))
     assert old in text
     path.write_text(damaged := text.replace(old, new, 1))
-    err = refused(capsys, ["--csv", str(path)])
+    err = refused(scaling.main, capsys, ["--csv", str(path)])
     assert told in err
     assert "name another file" in err
     assert path.read_text() == damaged
@@ -248,7 +240,7 @@ def test_points_of_another_sleep_are_refused(tmp_path, capsys):
     before = book.path.read_text()
     for other_s in ("0.1", "0.5"):
         words = ["--csv", str(book.path), "--sleep", other_s, "--ranks", "1", "2"]
-        err = refused(capsys, [*words, "--cores", "1", "--part", WEAK])
+        err = refused(scaling.main, capsys, [*words, "--cores", "1", "--part", WEAK])
         assert f"visits slept 0.258 s, and asked for are {other_s} s; name a new file" in err
     assert book.path.read_text() == before
     assert scaling.FULL.visit_s(replace(case, kind=TRAINING)) is None
@@ -267,11 +259,11 @@ def test_files_are_looked_at_before_anything_runs(tmp_path, capsys, monkeypatch)
         (["--keep", str(tmp_path / "file.csv")], "it is no folder"),
         (["--keep", str(tmp_path / "file.csv" / "under")], "it is no folder"),
     ):
-        assert told in refused(capsys, words)
+        assert told in refused(scaling.main, capsys, words)
     (tmp_path / "file.csv").write_bytes(b"\xff\x00")
-    assert "is no text" in refused(capsys, ["--csv", str(tmp_path / "file.csv")])
+    assert "is no text" in refused(scaling.main, capsys, ["--csv", str(tmp_path / "file.csv")])
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    assert "plots" in refused(capsys, ["--plot", str(tmp_path / "a.svg")])
+    assert "plots" in refused(scaling.main, capsys, ["--plot", str(tmp_path / "a.svg")])
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -298,7 +290,7 @@ def test_files_are_looked_at_before_anything_runs(tmp_path, capsys, monkeypatch)
     ],
 )
 def test_wrong_words(capsys, option, value, told):
-    err = refused(capsys, [option, value])
+    err = refused(scaling.main, capsys, [option, value])
     assert option in err
     assert told in err
 
@@ -306,3 +298,10 @@ def test_wrong_words(capsys, option, value, told):
 def test_a_launcher_that_is_there(tmp_path):
     command = f"{sys.executable} -n {{ranks}}"
     assert scaling.parse(["--launcher", command]).launcher == command
+
+
+def test_no_rank_stays_behind_when_it_is_ended(tmp_path):
+    write_launcher(tmp_path / "launch")
+    command = [sys.executable, scaling.__file__, "--smoke", "--part", STRONG, "--ranks", "1"]
+    command += ["--launcher", str(tmp_path / "launch")]
+    assert ends_its_rank(command, os.environ, tmp_path / "rank")
