@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from children import adopt, stop_all
-from common import ROOT, Targets, append_line, at_least, check_output, machine, refuse
+from common import ROOT, Targets, append_line, at_least, check_output, origin, refuse
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
@@ -74,10 +74,11 @@ def main(words: Sequence[str] | None = None) -> int:
     due = [seed for seed in seeds if not all(book.has(system, seed) for system in SYSTEMS)]
     if due and shutil.which("mpirun") is None:
         refuse("there is no mpirun on PATH; source launch/env.sh first")
-    print(machine(), flush=True)
     if due:
         adopt()
         train(arguments, tried, due, book)
+    for found in book.machines:
+        print(f"- {found}")
     title = f"{arguments.data}, {arguments.ranks} ranks, {arguments.epochs} epochs"
     return tell(title, tried, *(book.of(system, seeds) for system in SYSTEMS))
 
@@ -128,6 +129,8 @@ class Book:
     def __init__(self, path: Path | None, comparison: list[Any], configs: int) -> None:
         self._path, self._comparison, self._configs = path, comparison, configs
         self._found: dict[tuple[str, int], list[float]] = {}
+        self.machines: dict[str, None] = {}
+        """On which it was measured, each once."""
         if path is None:
             return
         check_output("--book", path)
@@ -161,6 +164,7 @@ class Book:
             if len(values) != self._configs:
                 return f"has {len(values)} accuracies; allowed: {self._configs}, one per config"
             self._found[system, seed] = values
+            self.machines[str(facts.get("machine", "a machine that was not written down"))] = None
         return ""
 
     def has(self, system: str, seed: int) -> bool:
@@ -170,9 +174,11 @@ class Book:
         """Keep the accuracies of all configs."""
         values = [round(accuracies[config_id], 6) for config_id in sorted(accuracies)]
         self._found[system, seed] = values
+        self.machines[here := origin()] = None
         if self._path is not None:
             facts = {"comparison": self._comparison, "system": system, "seed": seed}
-            append_line(self._path, json.dumps(facts | {"accuracies": values}))
+            more = {"accuracies": values, "machine": here}
+            append_line(self._path, json.dumps(facts | more))
 
     def of(self, system: str, seeds: Iterable[int]) -> list[list[float]]:
         """Return the accuracies of some seeds, by config_id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -158,6 +159,24 @@ def makespan(run: Path) -> float:
 def spread(values: Sequence[float]) -> str:
     """Return median, lowest and highest."""
     return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def origin(*more: str) -> str:
+    """Return what figures were measured on, with what tells it from all else like it.
+
+    `host` is another one on each machine, and after each start of it; `code` changes with mophpc's
+    source and with that of the systems that it is compared with.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    host = f"{platform.node()} {boot.read_text() if boot.exists() else ''}"
+    folders = (ROOT / "mophpc", ROOT / "benchmarks/peers")
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    code = b"".join(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() for file in files)
+    return "; ".join([machine(), *more, f"host {_tag(host.encode())}, code {_tag(code)}"])
+
+
+def _tag(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:8]
 
 
 def machine() -> str:

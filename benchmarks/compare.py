@@ -33,10 +33,10 @@ from typing import Any
 import compare_data
 import compare_plot
 import compare_tables
-from common import Targets, at_least, check_output, machine, refuse
+from common import Targets, at_least, check_output, machine, origin, refuse
 from compare_book import Book, Key, write_csv
 from compare_model import SMALL_BATCH, configs
-from compare_tables import Outcome, count_functions, count_lines
+from compare_tables import TASK_PARALLEL, Outcome, count_functions, count_lines
 from pictures import check_picture
 
 from mophpc.run.memory import C_INT_MAX, KEPT_BYTES
@@ -173,7 +173,7 @@ def measure(
     tried = configs(data, arguments.smoke)
     comparison: Key = (data, ranks, len(tried), rows, arguments.epochs, arguments.malloc)
     layout = None
-    here = f"{machine()}; {peers()}"
+    here = origin(peers())
     for number in range(arguments.rounds):
         turn = number % len(arguments.systems)
         due = arguments.systems[turn:] + arguments.systems[:turn]
@@ -210,6 +210,11 @@ def tell(arguments: argparse.Namespace, outcomes: list[Outcome], title: str, cha
         print(f"- {found}")
     rounds = len({o.round for o in outcomes})
     print(f"\nRounds: {rounds}. Median (lowest to highest), or the median alone.\n")
+    if rounds < compare_tables.LEAST_ROUNDS:
+        print(
+            f"Of fewer than {compare_tables.LEAST_ROUNDS} rounds a median says little: whether a "
+            "target is met is left open.\n"
+        )
     outcomes.sort(key=lambda o: (list(SYSTEMS).index(o.system), o.round))
     for table in (
         compare_tables.main_table(outcomes),
@@ -255,7 +260,11 @@ def one(
     if len(result["records"]) != due:
         return Outcome(**facts, why=f"it returned {len(result['records'])} of {due} epochs")
     cores = min(spec["ranks"], os.cpu_count() or 1)
-    small = [i for i, c in enumerate(spec["configs"]) if c["batch_size"] == SMALL_BATCH]
+    # Where several are trained at a time, nothing tells what each had of the makespan.
+    several = system in TASK_PARALLEL
+    small = [
+        i for i, c in enumerate(spec["configs"]) if c["batch_size"] == SMALL_BATCH and not several
+    ]
     measured = compare_tables.figures(result, watched["samples"], cores, small)
     return Outcome(**facts, **measured)
 

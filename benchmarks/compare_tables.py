@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ MOP = "mop"
 TASK_PARALLEL = ("celery", "ray", "dask")
 """They train as sequential SGD does, several configs at a time."""
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
+LEAST_ROUNDS = 3
+"""Of fewer, a median says little: whether a target is met is then left open."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Outcome:
     network_bytes: int = 0
     peak_bytes: int = 0
     small_s: float = 0.0
-    """The part of the makespan that went into configs with the small batch."""
+    """The part of the makespan that went into configs with the small batch; 0 for task parallelism,
+    where it cannot be told."""
     small_bytes: float = 0.0
     best_accuracy: float = 0.0
     mean_accuracy: float = 0.0
@@ -313,8 +316,7 @@ def goals(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, bool | None]
         best = min(tasks, key=lambda own: statistics.median(o.makespan_s for o in own))
         values = ratios(mop, best, "makespan_s")
         what = f"makespan: MOP / best task-parallel ({best[0].system})"
-        met = bool(values) and statistics.median(values) <= 1
-        goal(what, "1.00 or less", said(values, 3), met)
+        goal(what, "1.00 or less", said(values, 3), verdict(values, lambda ratio: ratio <= 1))
         goal("the same, set-up included", "-", said(ratios(mop, best, "whole_s"), 3), None)
         part = mop[0].storage_bytes / best[0].storage_bytes
         what = "training rows on disk: MOP / the same"
@@ -324,14 +326,14 @@ def goals(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, bool | None]
             goal("the same, were MOP's not compressed", "-", f"{part:.3f}", None)
     if mop and ddp:
         values = ratios(ddp, mop, "small_s")
-        met = bool(values) and statistics.median(values) >= 3
-        goal("seconds of configs with the small batch: DDP / MOP", "3 or more", said(values), met)
+        what = "seconds of configs with the small batch: DDP / MOP"
+        goal(what, "3 or more", said(values), verdict(values, lambda ratio: ratio >= 3))
         values = ratios(ddp, mop, "small_bytes")
-        met = bool(values) and statistics.median(values) >= 100
+        met = verdict(values, lambda ratio: ratio >= 100)
         goal("network bytes of the same: DDP / MOP", "100 or more", said(values, 0), met)
     if mop and averaging:
         values = ratios(mop, averaging, "makespan_s")
-        met = bool(values) and statistics.median(values) <= 1
+        met = verdict(values, lambda ratio: ratio <= 1)
         goal("makespan: MOP / model averaging", "1.00 or less", said(values, 3), met)
         for what, value in (
             ("mean accuracy", "mean_accuracy"),
@@ -339,14 +341,21 @@ def goals(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, bool | None]
         ):
             theirs = {o.round: getattr(o, value) for o in averaging}
             gains = [getattr(o, value) - theirs[o.round] for o in mop if o.round in theirs]
-            met = bool(gains) and statistics.median(gains) > 0
+            met = verdict(gains, lambda gain: gain > 0)
             goal(f"{what}: MOP - model averaging", "above 0", spread(gains or [0.0]), met)
     if mop and tasks:
         goal(*sequential(mop, tasks[0]))
     return found
 
 
-def sequential(mop: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[str, str, str, bool]:
+def verdict(values: Sequence[float], is_met: Callable[[float], bool]) -> bool | None:
+    """Return whether the median of a round's values meets a target; None: of too few rounds."""
+    return is_met(statistics.median(values)) if len(values) >= LEAST_ROUNDS else None
+
+
+def sequential(
+    mop: Sequence[Outcome], other: Sequence[Outcome]
+) -> tuple[str, str, str, bool | None]:
     """Return the target of equal accuracy: each config's mean over the seeds that both have."""
     common = sorted({o.seed for o in mop} & {o.seed for o in other})
 
@@ -360,8 +369,9 @@ def sequential(mop: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[str, s
         return {c: statistics.mean(last[c, seed] for seed in common) for c in configs}
 
     what = f"accuracy: MOP - sequential SGD ({other[0].system}), each config, points"
-    if len(common) < 3:
-        return what, "0.3 or less either way", f"only {len(common)} seeds; 3 are needed", False
+    if len(common) < LEAST_ROUNDS:
+        measured = f"only {len(common)} seeds; {LEAST_ROUNDS} are needed"
+        return what, "0.3 or less either way", measured, None
     ours, theirs = means(mop), means(other)
     gaps = {c: 100 * (ours[c] - theirs[c]) for c in ours}
     worst = max(gaps, key=lambda c: abs(gaps[c]))

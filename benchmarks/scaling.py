@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,17 @@ import numpy as np
 from children import adopt, stop_all
 from common import (
     ROOT,
-    Targets,
     at_least,
     check_output,
     events,
-    machine,
     mophpc,
+    origin,
     plain_loops,
     refuse,
     run_experiment,
 )
 from pictures import check_picture
-from scaling_plot import draw
 from scaling_points import (
-    SIMULATED,
     SLEEPING,
     STRONG,
     TRAINING,
@@ -60,17 +57,12 @@ from scaling_points import (
     Book,
     Case,
     Point,
-    Reference,
-    fit,
     measured,
-    row_of,
-    simulated_s,
-    slowdown_of,
 )
+from scaling_tables import report, summarize
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 SIMULATED_RANKS = (128, 256)
-MOST_OVERHEAD_S, MOST_ERROR = 0.01, 0.05
 SLOWDOWN_ROUNDS = 3
 
 TOML = """
@@ -149,6 +141,8 @@ class Bench:
     folder: Path
     sizes: Sizes
     launcher: str | None
+    machine: str
+    """And versions, and the date."""
 
     def run(self, case: Case, number: int) -> Point:
         """Run a round of a case."""
@@ -165,7 +159,8 @@ class Bench:
         self._start(toml, out, case.ranks)
         kinds = ("visit", "eval")
         records = [r for rank in events(out) for r in rank if r["kind"] in kinds]
-        return Point(case, number, measured(records), self._slowdown(case, store))
+        slowdown = self._slowdown(case, store)
+        return Point(case, number, measured(records), slowdown, self.machine)
 
     def _slowdown(self, case: Case, store: Path) -> float:
         """Return how much slower plain loops are, as many at once as ranks, than one alone."""
@@ -225,156 +220,6 @@ def measure(bench: Bench, due: Sequence[tuple[Case, int]], book: Book) -> None:
     except BaseException:
         stop_all()
         raise
-
-
-# --- what follows from the points
-
-
-def summarize(points: Sequence[Point], further: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row per point, with the simulator's prediction, and rows that are only predicted."""
-    rows: list[dict[str, Any]] = []
-    for part in (STRONG, WEAK):
-        own = [point for point in points if point.case.part == part]
-        for kind in (TRAINING, SLEEPING):
-            mine = sorted(
-                (p for p in own if p.case.kind == kind), key=lambda p: (p.case.ranks, p.round)
-            )
-            if mine:
-                rows += _of_kind(mine)
-        if own:
-            rows += _beyond(own, further)
-    return rows
-
-
-def _of_kind(points: Sequence[Point]) -> list[dict[str, Any]]:
-    known, told, rows = Reference.of(points), {}, []
-    for point in points:
-        case, span = point.case, point.measured.makespan_s
-        if case not in told:
-            told[case] = simulated_s(case, known, slowdown_of(points, case.ranks))
-        more = {"work_s": known.work_s(case), "predicted_s": told[case]}
-        rows.append(row_of(point) | more | {"error": told[case] / span - 1})
-    return rows
-
-
-def _beyond(points: Sequence[Point], further: Sequence[int]) -> list[dict[str, Any]]:
-    """Return what the simulator says of more ranks, and of those that were measured."""
-    largest = max(points, key=lambda point: (point.case.ranks, point.case.kind)).case
-    own = [point for point in points if point.case.kind == largest.kind]
-    known, rows = Reference.of(own), []
-    most = largest.ranks
-    for ranks in sorted({point.case.ranks for point in own} | {n for n in further if n > most}):
-        times = ranks / most
-        case = replace(largest, kind=SIMULATED, ranks=ranks)
-        if largest.part == WEAK:
-            case = replace(
-                case, configs=round(largest.configs * times), rows=round(largest.rows * times)
-            )
-        span_s = simulated_s(case, known, slowdown_of(own, ranks))
-        more = {"work_s": known.work_s(case), "predicted_s": span_s}
-        rows.append(asdict(case) | more)
-    return rows
-
-
-def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> bool:
-    """Print tables, fit and targets, and draw; return whether a target was missed."""
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["part"], row["kind"], row["ranks"]), []).append(row)
-    print(
-        "\n| part | kind | ranks | configs | makespan s | plain loops at once, slower by "
-        "| simulator s | off by | work per second, over one rank's | overhead per visit ms |"
-        "\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    points = [_point(*key, own) for key, own in groups.items()]
-    for point in points:
-        print(_line(point), flush=True)
-    print()
-    for kind in (TRAINING, SLEEPING):
-        own = [point for point in points if point["kind"] == kind]
-        work = [p["work_s"] * (p["slowdown"] or 1.0) for p in own]  # what the machine loses is told
-        found = fit([p["case"] for p in own], work, _spans(own))
-        told = "too few points for a fit" if found is None else str(found)
-        print(f"{kind}: makespan = computing x work / ranks + visits + serial x work: {told}")
-    if plot is not None:
-        kept = ("part", "kind", "ranks", "speedup")
-        draw([{name: point[name] for name in kept} for point in points], plot)
-    return judge(points)
-
-
-def _spans(points: Sequence[dict[str, Any]]) -> list[float]:
-    return [point["span_s"] for point in points]
-
-
-def _point(part: str, kind: str, ranks: int, own: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the medians of a point's rounds."""
-    told, first = own[0]["predicted_s"], own[0]
-    span = told if kind == SIMULATED else statistics.median(row["makespan_s"] for row in own)
-    overhead = None if kind == SIMULATED else statistics.median(row["overhead_s"] for row in own)
-    return {
-        "part": part,
-        "kind": kind,
-        "ranks": ranks,
-        "case": Case(part, kind, ranks, first["configs"], first["epochs"], first["rows"]),
-        "work_s": first["work_s"],
-        "span_s": span,
-        "told_s": told,
-        "error": None if kind == SIMULATED else told / span - 1,
-        "slowdown": None if kind != TRAINING else statistics.median(r["slowdown"] for r in own),
-        "overhead_s": overhead,
-        "visit_s": None if kind == SIMULATED else statistics.median(r["visit_s"] for r in own),
-        "speedup": first["work_s"] / span,
-    }
-
-
-def _line(point: dict[str, Any]) -> str:
-    case, is_real = point["case"], point["kind"] != SIMULATED
-    span = f"{point['span_s']:.2f}" if is_real else "-"
-    error = f"{point['error']:+.1%}" if is_real else "-"
-    overhead = f"{1000 * point['overhead_s']:.2f}" if is_real else "-"
-    slower = "-" if point["slowdown"] is None else f"{point['slowdown'] - 1:.1%}"
-    return (
-        f"| {case.part} | {case.kind} | {case.ranks} | {case.configs} | {span} "
-        f"| {slower} | {point['told_s']:.2f} | {error} | {point['speedup']:.2f} | {overhead} |"
-    )
-
-
-def judge(points: Sequence[dict[str, Any]]) -> bool:
-    """Print the targets; return whether one was missed."""
-    targets = Targets()
-    print("\n| what | target | measured | met |\n|---|---|---|---|")
-    sleeping = [point for point in points if point["kind"] == SLEEPING]
-    most = max((point["ranks"] for point in sleeping), default=0)
-    for point in sleeping:
-        if point["ranks"] == most:
-            targets.row(
-                f"{point['part']}, {most} sleeping ranks: overhead per visit",
-                f"{1000 * MOST_OVERHEAD_S:.0f} ms",
-                f"{1000 * point['overhead_s']:.2f} ms",
-                met=point["overhead_s"] <= MOST_OVERHEAD_S,
-            )
-            first = next(p for p in sleeping if p["part"] == point["part"])
-            longer = point["visit_s"] - first["visit_s"] * _shard(point) / _shard(first)
-            targets.row(
-                f"the same, and by how much visits are longer than on {first['ranks']} ranks",
-                "-",
-                f"{1000 * (point['overhead_s'] + longer):.2f} ms",
-                met=None,
-            )
-    for point in points:
-        if point["error"] is not None:
-            targets.row(
-                f"{point['part']}, {point['kind']}, {point['ranks']} ranks: simulator / measured",
-                f"{MOST_ERROR:.0%} either way",
-                f"{point['error']:+.1%}",
-                met=abs(point["error"]) <= MOST_ERROR,
-            )
-    return targets.missed
-
-
-def _shard(point: dict[str, Any]) -> float:
-    """Return the rows of a shard, which a visit sleeps in proportion to."""
-    return float(point["case"].rows / point["ranks"])
 
 
 # --- the command
@@ -469,10 +314,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if not book.has(case, number, sizes.visit_s(case))
     ]
     kept = arguments.keep and make_folder(arguments.keep)
-    print(machine(), flush=True)
+    here = origin()
     # A rank that has just been killed may still be writing there.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        bench = Bench(kept or Path(scratch).resolve(), sizes, arguments.launcher)
+        bench = Bench(kept or Path(scratch).resolve(), sizes, arguments.launcher, here)
         if due:
             measure(bench, due, book)
     wanted = [point for point in book.points if point.case.part in arguments.part]

@@ -69,6 +69,8 @@ class Point:
     slowdown: float = 1.0
     """Seconds per row of as many plain loops at once as there are ranks, over those of one alone:
     what the machine loses, whoever computes on it. 1 where nothing is computed."""
+    machine: str = ""
+    """And versions, and the date."""
 
     @property
     def overhead_s(self) -> float:
@@ -217,7 +219,7 @@ _CASE = [field.name for field in fields(Case)]
 _MEASURED = [field.name for field in fields(Measured)]
 _MAY_BE_ZERO = ("visit_sd", "eval_s")
 _FOLLOWS = ["overhead_s", "work_s", "predicted_s", "error"]
-COLUMNS = [*_CASE, "round", *_MEASURED, "slowdown", *_FOLLOWS]
+COLUMNS = [*_CASE, "round", *_MEASURED, "slowdown", *_FOLLOWS, "machine"]
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -288,13 +290,13 @@ def _point_of(words: Sequence[str], where: str) -> Point | None:
         return None
     case = Case(row["part"], row["kind"], *(whole(name, 1) for name in _CASE[2:]))
     took = Measured(*(number(name) for name in _MEASURED))
-    return Point(case, whole("round", 0), took, number("slowdown"))
+    return Point(case, whole("round", 0), took, number("slowdown"), row["machine"])
 
 
 def row_of(point: Point) -> dict[str, Any]:
     """Return a point as a row of the CSV."""
     more = {"round": point.round, "overhead_s": point.overhead_s, "slowdown": point.slowdown}
-    return asdict(point.case) | asdict(point.measured) | more
+    return asdict(point.case) | asdict(point.measured) | more | {"machine": point.machine}
 
 
 class Book:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import pictures
 import scaling
+import scaling_tables
 from pictures import FORMATS
 from scaling_points import (
     SLEEPING,
@@ -93,13 +94,32 @@ def test_cores_of_one_machine_are_slower_together():
     alone, together = (scaling.make_case(WEAK, TRAINING, n, 2, scaling.FULL) for n in (1, 2))
     busy = replace(made_up(together, per_row_s=0.012), slowdown=1.2)
     points = [made_up(alone), busy]
-    rows = scaling.summarize(points, [4])
+    rows = scaling_tables.summarize(points, [4])
     assert [row["error"] for row in rows[:2]] == pytest.approx([0.0, 0.0])
     assert (rows[-1]["ranks"], rows[-1]["predicted_s"]) == (
         4, pytest.approx(16 * 2 * (12_000 * 0.012 + 0.005))
     )  # fmt: skip
     assert Reference.of([busy]).per_row_s == pytest.approx(0.01)
     assert from_csv(to_csv(rows))[1].slowdown == pytest.approx(1.2)
+
+
+def test_rounds_of_machines_that_are_not_as_fast(capsys):
+    cases = cases_of(STRONG)[:3]
+    fast = [made_up(case) for case in cases]
+    slow = [
+        replace(made_up(case, per_row_s=0.02, visit_s=0.01), round=1, machine="m") for case in cases
+    ]
+    rows = scaling_tables.summarize([*fast, *slow], [])
+    real = [row for row in rows if row["kind"] == SLEEPING]
+    assert [row["error"] for row in real] == pytest.approx([0.0] * 6, abs=1e-9)
+    assert not scaling_tables.report(rows, None)
+    told = capsys.readouterr().out
+    assert told.startswith("- m\n")
+    assert "| strong | sleeping | 2 | 16 | 2 |" in told
+    assert "| strong, sleeping, 1 ranks: simulator / measured | it was told | " in told
+    # A round that has been cut off before, and lacks what it is predicted from.
+    found = scaling_tables.summarize([*fast, *slow[1:]], [])
+    assert [row["error"] for row in found if row.get("round") == 0] == pytest.approx([0.0] * 3)
 
 
 def test_jitter_makes_no_visit_longer_in_the_mean():
@@ -139,9 +159,10 @@ def test_too_few_points_for_a_fit():
 
 def test_the_csv_and_back(tmp_path):
     points = [made_up(case) for case in cases_of(WEAK)]
-    rows = scaling.summarize(points, [16])
+    rows = scaling_tables.summarize(points, [16])
     again = from_csv(to_csv(rows))
     assert [point.case for point in again] == [point.case for point in points]
+    assert to_csv(scaling_tables.summarize(again, [16])) == to_csv(rows)
     assert again[0].measured.makespan_s == pytest.approx(points[0].measured.makespan_s)
     assert rows[-1]["kind"] == "simulated"
     assert (rows[-1]["ranks"], rows[-1]["configs"], rows[-1]["rows"]) == (16, 32, 640)
@@ -168,13 +189,13 @@ def test_rounds_that_are_there_are_not_run_again(tmp_path, capsys):
 
 def test_targets_and_table(capsys):
     slow = [made_up(case, visit_s=0.02) for case in cases_of(STRONG)]
-    assert scaling.report(scaling.summarize(slow, []), None)
+    assert scaling_tables.report(scaling_tables.summarize(slow, []), None)
     out = capsys.readouterr().out
     assert "| strong, 8 sleeping ranks: overhead per visit | 10 ms | 20.00 ms | no |" in out
     assert "| strong, sleeping, 8 ranks: simulator / measured | 5% either way | " in out
     assert out.count("| no |") == 1
     fine = [made_up(case) for case in cases_of(STRONG) + cases_of(WEAK)]
-    assert not scaling.report(scaling.summarize(fine, [16]), None)
+    assert not scaling_tables.report(scaling_tables.summarize(fine, [16]), None)
     assert "cost per visit 5.00 ms, serial share 0.000%" in capsys.readouterr().out
 
 
@@ -182,15 +203,15 @@ def test_what_makes_visits_longer_is_told_beside_the_overhead(capsys):
     points = [made_up(case) for case in cases_of(STRONG)]
     told, longer = points[-1].measured, points[-1].measured.visit_s + 0.03
     points[-1] = replace(points[-1], measured=replace(told, visit_s=longer))
-    scaling.report(scaling.summarize(points, []), None)
+    scaling_tables.report(scaling_tables.summarize(points, []), None)
     row = "| the same, and by how much visits are longer than on 1 ranks | - | 35.00 ms | - |"
     assert row in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_picture(tmp_path, suffix):
-    rows = scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16])
-    scaling.report(rows, tmp_path / f"scaling{suffix}")
+    rows = scaling_tables.summarize([made_up(case) for case in cases_of(WEAK)], [16])
+    scaling_tables.report(rows, tmp_path / f"scaling{suffix}")
     assert (tmp_path / f"scaling{suffix}").stat().st_size > 5000
 
 
@@ -211,16 +232,16 @@ def nothing_runs(monkeypatch):
         ("weak,sleeping,2", "weak,simulated,2", "line 3, column makespan_s: '1.62' is given;"),
         (",1.62,", ",,", "line 3, column makespan_s: '' is given; allowed: numbers above 0"),
         (",1.62,", ",nan,", "line 3, column makespan_s: 'nan' is given; allowed: numbers above 0"),
-        (",1.62,", ",", "line 3 has 16 columns; allowed: 17"),
+        (",1.62,", ",", "line 3 has 17 columns; allowed: 18"),
         ("part,kind,", "part,", "line 1, column 2: 'ranks' is given; allowed: 'kind'"),
-        ("predicted_s,error", "predicted_s", "line 1, column 17: '' is given; allowed: 'error'"),
-        ("predicted_s,error", "predicted_s,error,x", "line 1 has 18 columns; allowed: 17"),
+        (",error,machine", ",error", "line 1, column 18: '' is given; allowed: 'machine'"),
+        (",machine", ",machine,x", "line 1 has 19 columns; allowed: 18"),
     ],
 )
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_damaged_csv_is_left_alone(tmp_path, capsys, old, new, told):
     path = tmp_path / "scaling.csv"
-    text = to_csv(scaling.summarize([made_up(case) for case in cases_of(WEAK)], [16]))
+    text = to_csv(scaling_tables.summarize([made_up(case) for case in cases_of(WEAK)], [16]))
     assert old in text
     path.write_text(damaged := text.replace(old, new, 1))
     err = refused(scaling.main, capsys, ["--csv", str(path)])

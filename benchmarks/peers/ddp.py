@@ -33,7 +33,8 @@ def train_config(spec: Spec, index: int, data: Data) -> None:
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(spec.seed)
     task = build(spec.configs[index])
-    plain, task.model = task.model, DistributedDataParallel(task.model)
+    plain = task.model
+    task.model = DistributedDataParallel(plain, gradient_as_bucket_view=True)
     torch.manual_seed(spec.seed * size + rank)
     for epoch in range(spec.epochs):
         train_epoch(task, data, task.batch_size // size)

@@ -1,6 +1,8 @@
 """Task parallelism: Ray Tune, a trial per config, a Ray node of one CPU per rank.
 
-A node stands for a host, since each worker has a copy of the data: `ray start` once per rank.
+A node stands for a host, since each worker has a copy of the data: `ray start` once per rank. Tune
+starts the processes of its trials by itself, in an environment of their own, so that they cannot be
+up, and have imported PyTorch, before the clock starts.
 """
 
 from __future__ import annotations
