@@ -142,6 +142,14 @@ def test_one_that_is_slow_but_alive_is_waited_for(tmp_path, make, notes):
     assert notes == []
 
 
+def test_one_that_gives_no_sign_has_the_time_that_was_asked_for(make, notes, monkeypatch):
+    monkeypatch.setattr(feed, "ALONE_S", 0.2)
+    trackers = make("import sys, time; sys.stdin.read(); time.sleep(1.5)", wait_s=30.0)
+    trackers.epoch(0, 0, {"accuracy": 0.5})
+    trackers.end("done")
+    assert notes == []
+
+
 @pytest.mark.parametrize("last", ['trackers.end("done")', "time.sleep(0.5)"])
 def test_a_process_ends_though_its_tracker_does_not(tmp_path, last):
     script = f"""

@@ -33,7 +33,8 @@ MOST_WORDS = 300
 HOST = (sys.executable, "-P", "-m", "mophpc.report.trackers.host")
 """The program of a tracker's process, but for the tracker's name."""
 ALONE_S = LAST_S + 5.0
-"""So long the process of a run that has failed may take to end."""
+"""So long the process of a run that has failed may take to end, if it is not to be waited for
+longer."""
 
 PACKAGES = {
     "tensorboard": ("tensorboard",),
@@ -62,13 +63,16 @@ def check_installed(track: Track) -> None:
 class _Feed:
     """One tracker's queue, thread and process."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, most: int) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, most: int, wait_s: float
+    ) -> None:
         self.name = name
         self.log = log
         self.dropped = 0
         self.failure: str | None = None
         self._command = command
         self._most = most
+        self._alone_s = max(ALONE_S, wait_s)
         self._records: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = False
@@ -148,12 +152,12 @@ class _Feed:
         assert process.stdout is not None
         with process.stdout as signs:
             os.set_blocking(signs.fileno(), False)
-            until_s = time.monotonic() + ALONE_S
+            until_s = time.monotonic() + self._alone_s
             while process.poll() is None:
                 with suppress(BlockingIOError):
                     if os.read(signs.fileno(), 1 << 16):
                         self._sign_s = time.monotonic()
-                        until_s = self._sign_s + ALONE_S
+                        until_s = self._sign_s + self._alone_s
                 if time.monotonic() > until_s:
                     process.kill()
                 time.sleep(POLL_S)
@@ -187,7 +191,7 @@ class Trackers:
         self._note = note
         self._wait_s = wait_s
         self._feeds = [
-            _Feed(name, command, logs / f"tracker-{name}.log", most_waiting)
+            _Feed(name, command, logs / f"tracker-{name}.log", most_waiting, wait_s)
             for name, command in commands.items()
         ]
         self._told_of: set[str] = set()
