@@ -203,7 +203,7 @@ def shortened(log: list[str]) -> list[str]:
 
 
 def tell(arguments: argparse.Namespace, outcomes: list[Outcome], title: str, chance: float) -> bool:
-    """Print the tables; return whether a target was missed."""
+    """Print the tables; return whether a target was missed, or is open."""
     count = max((o.configs for o in outcomes), default=0)
     print(f"\n## {title}, {count} configs, {arguments.epochs} epochs\n")
     for found in sorted({o.machine for o in outcomes}):
@@ -224,9 +224,11 @@ def tell(arguments: argparse.Namespace, outcomes: list[Outcome], title: str, cha
         print("\n".join(table) + "\n")
     targets = Targets()
     print("| what | target | measured | met |\n|---|---|---|---|")
-    for what, target, measured, met in compare_tables.goals(outcomes):
+    goals = compare_tables.goals(outcomes)
+    for what, target, measured, met in goals:
         targets.row(what, target, measured, met=met)
-    return targets.missed or any(o.why for o in outcomes)
+    is_open = any(met is None and target != "-" for _, target, _, met in goals)
+    return targets.missed or is_open or any(o.why for o in outcomes)
 
 
 def one(
@@ -260,11 +262,9 @@ def one(
     if len(result["records"]) != due:
         return Outcome(**facts, why=f"it returned {len(result['records'])} of {due} epochs")
     cores = min(spec["ranks"], os.cpu_count() or 1)
-    # Where several are trained at a time, nothing tells what each had of the makespan.
-    several = system in TASK_PARALLEL
-    small = [
-        i for i, c in enumerate(spec["configs"]) if c["batch_size"] == SMALL_BATCH and not several
-    ]
+    small = [i for i, c in enumerate(spec["configs"]) if c["batch_size"] == SMALL_BATCH]
+    if system in TASK_PARALLEL:  # nothing tells what each config had of the makespan
+        small = []
     measured = compare_tables.figures(result, watched["samples"], cores, small)
     return Outcome(**facts, **measured)
 

@@ -353,9 +353,7 @@ def verdict(values: Sequence[float], is_met: Callable[[float], bool]) -> bool | 
     return is_met(statistics.median(values)) if len(values) >= LEAST_ROUNDS else None
 
 
-def sequential(
-    mop: Sequence[Outcome], other: Sequence[Outcome]
-) -> tuple[str, str, str, bool | None]:
+def sequential(mop: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[str, str, str, bool]:
     """Return the target of equal accuracy: each config's mean over the seeds that both have."""
     common = sorted({o.seed for o in mop} & {o.seed for o in other})
 
@@ -371,7 +369,7 @@ def sequential(
     what = f"accuracy: MOP - sequential SGD ({other[0].system}), each config, points"
     if len(common) < LEAST_ROUNDS:
         measured = f"only {len(common)} seeds; {LEAST_ROUNDS} are needed"
-        return what, "0.3 or less either way", measured, None
+        return what, "0.3 or less either way", measured, False
     ours, theirs = means(mop), means(other)
     gaps = {c: 100 * (ours[c] - theirs[c]) for c in ours}
     worst = max(gaps, key=lambda c: abs(gaps[c]))

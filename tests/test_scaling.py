@@ -116,7 +116,10 @@ def test_rounds_of_machines_that_are_not_as_fast(capsys):
     told = capsys.readouterr().out
     assert told.startswith("- m\n")
     assert "| strong | sleeping | 2 | 16 | 2 |" in told
-    assert "| strong, sleeping, 1 ranks: simulator / measured | it was told | " in told
+    assert (
+        "| strong, sleeping, 1 ranks: simulator / measured | 5% either way, which it was told | "
+        in told
+    )
     # A round that has been cut off before, and lacks what it is predicted from.
     found = scaling_tables.summarize([*fast, *slow[1:]], [])
     assert [row["error"] for row in found if row.get("round") == 0] == pytest.approx([0.0] * 3)
