@@ -165,12 +165,13 @@ def origin(*more: str) -> str:
     """Return what figures were measured on, with what tells it from all else like it.
 
     `host` is another one on each machine, and after each start of it; `code` changes with mophpc's
-    source and with that of the systems that it is compared with.
+    source, with that of the systems that it is compared with, and with what they train.
     """
     boot = Path("/proc/sys/kernel/random/boot_id")
     host = f"{platform.node()} {boot.read_text() if boot.exists() else ''}"
     folders = (ROOT / "mophpc", ROOT / "benchmarks/peers")
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    files += [ROOT / "benchmarks" / name for name in ("compare_data.py", "compare_model.py")]
     code = b"".join(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() for file in files)
     return "; ".join([machine(), *more, f"host {_tag(host.encode())}, code {_tag(code)}"])
 

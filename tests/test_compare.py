@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -273,3 +275,38 @@ def test_the_picture_has_a_bar_and_a_line_for_each_system(tables):
     values = lines["data"]["values"]
     assert {row["system"] for row in values} == {"mop", "ddp"}
     assert max(row["seconds"] for row in values) == 30.0
+
+
+DENORMALS = """
+import threading
+
+def tenth():
+    return float(torch.tensor([1e-38]) * 0.1)
+
+def notice():
+    loaded.wait()
+    build({"arch": "mlp", "lr": 0.1, "weight_decay": 0.0, "batch_size": 2})
+    found.append(tenth())
+
+import torch
+found, loaded = [tenth()], threading.Event()
+threads = [threading.Thread(target=notice)]
+threads[0].start()  # it is there before the model is, and trains nevertheless
+from compare_model import build
+threads.append(threading.Thread(target=lambda: found.append(tenth())))
+threads[1].start()
+loaded.set()
+[thread.join() for thread in threads]
+print([number > 0 for number in [*found, tenth()]])
+"""
+
+
+def test_no_thread_of_any_system_computes_with_denormals():
+    done = subprocess.run(
+        [sys.executable, "-c", DENORMALS],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[True, False, False, False]\n"
