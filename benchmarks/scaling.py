@@ -6,7 +6,7 @@
 strong   the same configs and data on 1 to 64 ranks
 weak     configs and data that both grow with the ranks, so that a rank's work grows, too
 
-Up to as many ranks as there are cores, a model is really trained. From there on, visits sleep
+Up to as many ranks as there are cores, a model is really trained. Beyond them, visits sleep
 instead, so that ranks without a core of their own make real hops, and what the runtime itself
 costs can be seen. The simulator goes on from there. What it knows are the runs on the fewest ranks
 of each part and kind: seconds per row, per visit and per evaluation, and how far visits differ.
@@ -16,7 +16,7 @@ much, plain PyTorch loops say, one alone and as many at once as there are ranks;
 told that, too. Printed are all points, a fit (cost per visit, serial share) and the targets.
 
 --csv is also where to go on: rounds that are in it are not run again. On a cluster:
-slurm/scaling.sbatch. Takes about two hours with 3 rounds on 2 cores.
+slurm/scaling.sbatch. Takes about 70 minutes with 3 rounds on 2 cores.
 """
 
 from __future__ import annotations
@@ -121,12 +121,10 @@ def make_case(part: str, kind: str, ranks: int, most: int, sizes: Sizes) -> Case
 
 
 def cases(part: str, ranks: Sequence[int], cores: int, sizes: Sizes) -> list[Case]:
-    """Return all experiments of a part: training up to the cores, sleeping from there on."""
+    """Return all experiments of a part: training up to the cores, sleeping beyond them."""
     found = []
     for kind in (TRAINING, SLEEPING):
-        own = [n for n in sorted(set(ranks)) if (n <= cores if kind == TRAINING else n >= cores)]
-        if kind == SLEEPING and own == [cores]:
-            continue  # all of it is trained
+        own = [n for n in sorted(set(ranks)) if (n <= cores) == (kind == TRAINING)]
         found += [make_case(part, kind, n, max(own), sizes) for n in own]
     return found
 

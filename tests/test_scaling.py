@@ -72,10 +72,10 @@ def test_strong_and_weak_cases():
     ]  # fmt: skip
 
 
-def test_training_up_to_the_cores_and_sleeping_from_there_on():
+def test_training_up_to_the_cores_and_sleeping_beyond_them():
     found = scaling.cases(STRONG, [4, 1, 2, 2], 2, scaling.SMOKE)
     assert [(case.kind, case.ranks) for case in found] == [
-        (TRAINING, 1), (TRAINING, 2), (SLEEPING, 2), (SLEEPING, 4)
+        (TRAINING, 1), (TRAINING, 2), (SLEEPING, 4)
     ]  # fmt: skip
     assert [case.kind for case in scaling.cases(WEAK, [1, 2], 2, scaling.SMOKE)] == [TRAINING] * 2
 
@@ -255,11 +255,11 @@ def test_a_damaged_csv_is_left_alone(tmp_path, capsys, old, new, told):
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_points_of_another_sleep_are_refused(tmp_path, capsys):
-    case = cases_of(WEAK)[0]
+    case = cases_of(WEAK)[1]
     asked_s = scaling.FULL.visit_s(case)
     assert asked_s == scaling.FULL.sleep_s
     book = scaling.Book(tmp_path / "scaling.csv")
-    book.add(made_up(case, per_row_s=asked_s * 1.03 / case.rows))
+    book.add(made_up(case, per_row_s=asked_s * 1.03 * case.ranks / case.rows))
     assert book.has(case, 0, asked_s)
     before = book.path.read_text()
     for other_s in ("0.1", "0.5"):
