@@ -33,15 +33,12 @@ def configs(data: str, smoke: bool) -> list[dict[str, Any]]:
 
 
 def flush_denormals() -> None:
-    """Take denormal numbers, those below 1.2e-38, for zero in this thread.
+    """Take denormal numbers, those below 1.2e-38, for zero in this thread and in those it begins.
 
     Adam's mean gradient of a weight that has none any more fades into them, and the processor takes
     much longer with them, whatever brings it the work: `denormals.py` shows it.
     """
     torch.set_flush_denormal(True)
-
-
-flush_denormals()  # threads that begin later have it from here: those of the parameter server
 
 
 class ToImage(nn.Module):
@@ -109,7 +106,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def build(config: Mapping[str, Any]) -> Task:
     """Make the model, optimizer and learning-rate schedule that a config asks for."""
-    flush_denormals()  # in the thread that trains, whoever began it
+    flush_denormals()
     model = MODELS[config["arch"]]()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]

@@ -283,25 +283,24 @@ import threading
 def tenth():
     return float(torch.tensor([1e-38]) * 0.1)
 
-def notice():
-    loaded.wait()
+def train():
     build({"arch": "mlp", "lr": 0.1, "weight_decay": 0.0, "batch_size": 2})
+    begun_there = threading.Thread(target=lambda: found.append(tenth()))
+    begun_there.start()
+    begun_there.join()
     found.append(tenth())
 
 import torch
-found, loaded = [tenth()], threading.Event()
-threads = [threading.Thread(target=notice)]
-threads[0].start()  # it is there before the model is, and trains nevertheless
 from compare_model import build
-threads.append(threading.Thread(target=lambda: found.append(tenth())))
-threads[1].start()
-loaded.set()
-[thread.join() for thread in threads]
+found = [tenth()]  # who only looks at the configs is not changed
+thread = threading.Thread(target=train)
+thread.start()
+thread.join()
 print([number > 0 for number in [*found, tenth()]])
 """
 
 
-def test_no_thread_of_any_system_computes_with_denormals():
+def test_who_trains_computes_without_denormals():
     done = subprocess.run(
         [sys.executable, "-c", DENORMALS],
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
@@ -309,4 +308,4 @@ def test_no_thread_of_any_system_computes_with_denormals():
         text=True,
         check=True,
     )
-    assert done.stdout == "[True, False, False, False]\n"
+    assert done.stdout == "[True, False, False, True]\n"

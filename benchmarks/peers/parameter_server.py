@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from compare_model import build
+from compare_model import build, flush_denormals
 from driver import HOST, Record, Spec, drive, free_port, note, noted, running
 from loop import evaluate, load, stamped
 from torch import Tensor
@@ -121,6 +121,7 @@ if __name__ == "__main__":
         # By its own name, under which all processes find what is sent, and not as __main__.
         import parameter_server
 
+        flush_denormals()  # the threads that serve and train are not the one that builds
         asked = Spec(**json.loads(Path(sys.argv[1]).read_text()))
         parameter_server.run_rank(asked, int(os.environ["RANK"]))
     else:
