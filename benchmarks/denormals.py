@@ -4,7 +4,7 @@
 
 Adam keeps a mean of each weight's gradients. That of a weight without gradients, of a dead unit or
 of a category that has become rare, is multiplied by 0.9 in each minibatch until it is a denormal
-number. Processors compute those in microcode. `torch.set_flush_denormal(True)` has them taken for
+number, and processors are slow with those. `torch.set_flush_denormal(True)` has them taken for
 zero. The loop is the one that users of the other systems write.
 """
 
