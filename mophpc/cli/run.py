@@ -62,7 +62,6 @@ def run(
     is_new = "torch" not in sys.modules
     from mophpc.experiment import DEVICES, load_experiment, with_costs, with_device, with_stage
     from mophpc.report.results import print_table
-    from mophpc.run.faults.stopping import ignore_signals
     from mophpc.run.start import run_experiment
 
     if is_new:
@@ -87,20 +86,17 @@ def run(
         )
     found = with_device(with_costs(load_experiment(experiment), costs), device)
     found = with_stage(found, stage)
-    try:
-        results = run_experiment(
-            found,
-            out,
-            transport=transport,
-            ranks=ranks or 1,
-            progress=progress,
-            replay=replay,
-            resume=resume,
-            survive=survive,
-        )
-    finally:
-        if transport == "mpi":
-            ignore_signals(found.signals.also)
+    results = run_experiment(
+        found,
+        out,
+        transport=transport,
+        ranks=ranks or 1,
+        progress=progress,
+        replay=replay,
+        resume=resume,
+        survive=survive,
+        is_last=transport == "mpi",
+    )
     if is_root():
         if as_json:
             print(json.dumps(results.record(), indent=1))

@@ -27,6 +27,9 @@ beside it."""
 QUIET, REST_S = 10, 50e-3
 """Pauses are else a tenth of the time since bytes flowed or the training began, and this at most:
 who waits for an answer waits for a small part of what it has waited for."""
+LEAST_QUIET = 1
+"""The same where ten and more ranks share a core: a pause is as long as that time. A look takes the
+core from a rank that trains then, and who waits for an answer waits for the core anyway."""
 THREAD_PAUSES = 1.25
 """The thread looks where nobody has for so many pauses: a training of small minibatches has by
 then, and over a slow link more is much."""
@@ -41,6 +44,7 @@ class Progress:
             thread or by who trains.
         threaded: whether a thread may call it.
         begin: called once by that thread.
+        crowding: how many ranks there are for each core that they may use; below 1 it counts as 1.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class Progress:
         *,
         threaded: bool,
         begin: Callable[[], None] = lambda: None,
+        crowding: float = 1.0,
     ) -> None:
         self.lock = threading.RLock()
         """Held by who touches what `step` touches, while training."""
         self._step = step
         self._begin = begin
+        self._quiet = max(min(QUIET, LEAST_QUIET), QUIET / max(1.0, crowding))
         self._due_s = self._looked_s = self._quiet_since_s = 0.0
         self._training = threading.Event()
         self._flowing = threading.Event()
@@ -129,7 +135,7 @@ class Progress:
 
     def _pause_s(self, now_s: float) -> float:
         """Return how long messages may be left alone."""
-        return min(REST_S, max(PAUSE_S, (now_s - self._quiet_since_s) / QUIET))
+        return min(REST_S, max(PAUSE_S, (now_s - self._quiet_since_s) / self._quiet))
 
     def _pause(self) -> None:
         """Let the training go on, until it is the thread's turn to look."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,10 +29,12 @@ DIRECT_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The device of a rank, and how many ranks use it."""
+    """The device of a rank, how many ranks use it, and how many share a core."""
 
     device: Device = CPU
     sharing: int = 1
+    crowding: float = 1.0
+    """Ranks of this host for each core that they may use."""
 
     def placing(self, budget_bytes: int | None) -> Placing:
         """Return what puts rows on the device."""
@@ -118,9 +122,35 @@ def agree_on_devices(group: Group, chosen: Chosen, view: View) -> Bound:
     """
     device = group.attempt(chosen)
     device.use()
-    found = group.gather([socket.gethostname(), device.kind, device.name, device.identity])
-    counts = group.from_root(lambda: _told(found, view))
-    return Bound(device, counts[group.rank])
+    host = socket.gethostname()
+    found = group.gather([host, device.kind, device.name, device.identity, _own_cores()])
+    counts, crowding = group.from_root(
+        lambda: [
+            _told([row[:4] for row in found], view),
+            _crowding([(row[0], row[4]) for row in found]),
+        ]
+    )
+    return Bound(device, counts[group.rank], crowding[group.rank])
+
+
+def _own_cores() -> str:
+    """Return a mask of the cores that this process may use, in hexadecimal digits."""
+    if hasattr(os, "sched_getaffinity"):
+        return f"{sum(1 << core for core in sorted(os.sched_getaffinity(0))):x}"
+    return f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+
+
+def _crowding(ranks: Sequence[tuple[str, str]]) -> list[float]:
+    """Return for each rank how many ranks of its host there are for each of their cores.
+
+    Args:
+        ranks: the host of each, and its mask of cores; launchers may give each its own.
+    """
+    cores: dict[str, int] = {}
+    for host, mask in ranks:
+        cores[host] = cores.get(host, 0) | int(mask, 16)
+    counts = Counter(host for host, _ in ranks)
+    return [counts[host] / max(1, cores[host].bit_count()) for host, _ in ranks]
 
 
 def _told(ranks: Sequence[Sequence[str]], view: View) -> list[int]:

@@ -31,6 +31,7 @@ def run_experiment(
     replay: str | Path | None = None,
     resume: bool = False,
     survive: bool = False,
+    is_last: bool = False,
 ) -> Results:
     """Train every config of an experiment. Collective: all ranks of the launcher call it.
 
@@ -44,6 +45,7 @@ def run_experiment(
         resume: go on with the run that `out` holds, if it holds one that was cut off; return the
             results of one that has ended.
         survive: let the others go on when a rank dies; needs an MPI that does.
+        is_last: nothing follows in this process, and signals are to change nothing after the run.
 
     Returns:
         The results, on every rank.
@@ -64,7 +66,7 @@ def run_experiment(
         raise LaunchError(f"replay is '{replay}' and resume is true; leave one out")
     wanted = Wanted(None if replay is None else Path(replay), resume, survive)
     view = LiveView(progress)
-    with StopFlag(experiment.signals.also) as stop:
+    with StopFlag(experiment.signals.also, is_last=is_last) as stop:
         if transport == "local":
             return run_local(experiment, folder, ranks, view, stop, wanted)
         if transport != "mpi":

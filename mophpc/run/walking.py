@@ -146,8 +146,10 @@ class Walk:
         # One rank has no messages, and its training needs no thread beside it.
         threaded = transport.threaded and transport.size > 1
         threaded = threaded and experiment.hop.progress != "between"
-        use = rooms.bound.device.use
-        self._progress = progress = Progress(step, threaded=threaded, begin=use)
+        bound = rooms.bound
+        self._progress = progress = Progress(
+            step, threaded=threaded, begin=bound.device.use, crowding=bound.crowding
+        )
         send = self._sender.send if self._chief is None else self._chief.handle
 
         def report(record: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ def wait_for(event: threading.Event) -> None:
 def make():
     made = []
 
-    def make_one(step, *, threaded):
-        made.append(Progress(step, threaded=threaded))
+    def make_one(step, *, threaded, crowding=1.0):
+        made.append(Progress(step, threaded=threaded, crowding=crowding))
         return made[-1]
 
     yield make_one
@@ -128,6 +128,12 @@ def test_while_nothing_flows_looks_become_seldom(make):
             progress.between()
     # Pauses of 1 ms for 10 ms, then of a tenth of the time, then of 50 ms: about 30 looks.
     assert len(steps) < 100
+
+
+def test_ranks_that_share_a_core_look_less_often(make):
+    made = [make(lambda: False, threaded=False, crowding=each) for each in (0.5, 1.0, 2.0, 1e9)]
+    pauses = [progress._pause_s(0.03) for progress in made]  # nothing flowed for 30 ms
+    assert pauses == pytest.approx([3e-3, 3e-3, 6e-3, 30e-3])
 
 
 def test_a_thread_leaves_messages_to_a_training_that_looks(make, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import Any
@@ -18,7 +19,7 @@ from mophpc.files import read_lines
 from mophpc.hop.collectives import Group
 from mophpc.hop.local import LocalTransport, LocalWorld
 from mophpc.run import devices
-from mophpc.run.devices import Bound, agree_on_devices, bind_device, local_rank_of
+from mophpc.run.devices import Bound, _crowding, agree_on_devices, bind_device, local_rank_of
 from mophpc.train.device import CPU, Twin
 from mophpc.train.device import Device as Found
 
@@ -197,6 +198,18 @@ def test_the_number_on_the_host_comes_from_the_launcher_before_mpi_is_there():
     assert local_rank_of({}, never) == 0
     assert local_rank_of({"PMI_SIZE": "1"}, never) == 0
     assert local_rank_of({"PMI_SIZE": "8"}, lambda: 5) == 5
+
+
+def test_ranks_know_how_many_of_their_host_share_a_core():
+    """Launchers may bind each rank to cores of its own, or leave all to all."""
+    ranks = [("a", "3"), ("a", "3"), ("a", "3"), ("b", "1"), ("b", "2"), ("c", "f0")]
+    assert _crowding(ranks) == [1.5, 1.5, 1.5, 1.0, 1.0, 0.25]
+
+
+def test_the_cores_of_this_host_are_counted_once_for_all_ranks():
+    found = on_ranks(3, lambda group, _: agree_on_devices(group, lambda: CPU, Notes()))
+    cores = len(os.sched_getaffinity(0))
+    assert [bound.crowding for bound in found] == [3 / cores] * 3
 
 
 def test_a_failure_to_choose_is_told_when_all_ranks_listen():

@@ -78,6 +78,29 @@ def test_the_user_s_own_handler_comes_back():
         signal.signal(signal.SIGTERM, before)
 
 
+def test_after_the_last_run_of_a_process_no_signal_ends_it_at_any_moment():
+    program = """
+import os, signal, threading, time
+from mophpc.run.faults.stopping import StopFlag
+
+def send():
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+with StopFlag(["SIGUSR1"], is_last=True):
+    threading.Thread(target=send, daemon=True).start()
+    time.sleep(0.1)
+time.sleep(0.1)
+print("still here", flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
+
+
 def test_in_another_thread_signals_are_left_alone():
     found = []
 

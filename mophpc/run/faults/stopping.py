@@ -18,18 +18,6 @@ FORCED = 130
 """Exit status after a second SIGINT, as of shells."""
 
 
-def ignore_signals(also: Sequence[str] = ()) -> None:
-    """Let signals that ask a run to stop change nothing: it has ended, and its status says how.
-
-    MPI and Python take a while to end, and have no handlers of their own.
-
-    Args:
-        also: as for `StopFlag`.
-    """
-    for number in [*SIGNALS, *(signal.Signals[name] for name in also)]:
-        signal.signal(number, signal.SIG_IGN)
-
-
 class StopFlag:
     """While entered, SIGINT, SIGTERM and one more signal are noted.
 
@@ -38,9 +26,12 @@ class StopFlag:
 
     Args:
         also: names of further signals, as `SIGUSR1`.
+        is_last: nothing follows in this process. MPI and Python take a while to end, and the exit
+            status says by then how the run did: signals change nothing from the exit on.
     """
 
-    def __init__(self, also: Sequence[str] = ()) -> None:
+    def __init__(self, also: Sequence[str] = (), *, is_last: bool = False) -> None:
+        self._is_last = is_last
         self._numbers = dict.fromkeys([*SIGNALS, *(signal.Signals[name] for name in also)])
         self._signal: int | None = None
         self._noted_s = 0.0
@@ -60,7 +51,9 @@ class StopFlag:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, before in self._before.items():
+            # At once: a signal between one handler and the next would end the process.
+            handler = signal.SIG_IGN if self._is_last else before
             if handler is not None:  # None: not set from Python, and cannot be put back
                 signal.signal(number, handler)
         self._before = {}
