@@ -205,7 +205,8 @@ def shortened(log: list[str]) -> list[str]:
 def tell(arguments: argparse.Namespace, outcomes: list[Outcome], title: str, chance: float) -> bool:
     """Print the tables; return whether a target was missed, or is open."""
     count = max((o.configs for o in outcomes), default=0)
-    print(f"\n## {title}, {count} configs, {arguments.epochs} epochs\n")
+    rows = max((o.rows for o in outcomes), default=0)
+    print(f"\n## {title}, {count} configs, {rows} rows, {arguments.epochs} epochs\n")
     for found in sorted({o.machine for o in outcomes}):
         print(f"- {found}")
     rounds = len({o.round for o in outcomes})
