@@ -1,20 +1,23 @@
 """What a minibatch costs: a visit's loop against a plain PyTorch loop, taking turns in one process.
 
-    python benchmarks/overhead_step.py [--rounds 15]
+    python benchmarks/overhead_step.py [--rounds 15] [--at-once 2]
 
 The models of `compare.py`. `visit` is a visit; `plain` is the loop that users of the other systems
 write, on a model of its own; `plain, in an arena` is that loop on the model that the visits train,
 whose tensors lie in one run of bytes: what it takes beyond `plain` is where the tensors lie, and
-what a visit takes beyond it is mophpc's loop. There is one process and no hop.
+what a visit takes beyond it is mophpc's loop. There is no hop. With --at-once, as many processes do
+the same at the same time, as ranks do on the cores of a machine, and ratios are of all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,26 +35,38 @@ from mophpc.train.trainer import TorchTrainer
 
 ROWS = 4000
 
+all_together: Any = None
+"""The barrier of the processes that measure at the same time."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=at_least(1), default=15)
+    parser.add_argument("--at-once", type=at_least(1), default=1, help="processes")
     arguments = parser.parse_args()
-    print(f"{machine()}\n")
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    print(f"{machine()}; {arguments.at_once} at once\n")
     print("| model, minibatch | plain, ms | visit / plain | plain, in an arena / plain |")
     print("|---|---|---|---|", flush=True)
-    for data, architectures in ARCHITECTURES.items():
-        rows = InMemory(rows_of(data))
-        for arch in architectures:
-            for size in (SMALL_BATCH, LARGE_BATCH):
-                config = {"arch": arch, "lr": 0.001, "weight_decay": 0.0001, "batch_size": size}
-                print(
-                    f"| {arch}, {size} | {compared(config, rows, arguments.rounds)} |", flush=True
-                )
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(arguments.at_once)
+    with context.Pool(arguments.at_once, start, (barrier,)) as pool:
+        for data, architectures in ARCHITECTURES.items():
+            for arch in architectures:
+                for size in (SMALL_BATCH, LARGE_BATCH):
+                    config = {"arch": arch, "lr": 0.001, "weight_decay": 0.0001, "batch_size": size}
+                    work = partial(timed, data, config)
+                    taken = pool.map(work, [arguments.rounds] * arguments.at_once, chunksize=1)
+                    print(f"| {arch}, {size} | {row(taken, size)} |", flush=True)
+
+
+def start(barrier: Any) -> None:
+    """Begin a process that measures."""
+    global all_together  # noqa: PLW0603  # a pool hands nothing else to its processes
+    all_together = barrier
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def rows_of(data: str) -> dict[str, torch.Tensor]:
@@ -66,33 +81,48 @@ def rows_of(data: str) -> dict[str, torch.Tensor]:
     return {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
 
 
-def compared(config: dict[str, Any], rows: InMemory, rounds: int) -> str:
-    """Return the cells of a row: medians of ratios within a round, and their quartiles."""
+def timed(data: str, config: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round, in this process."""
+    rows = InMemory(rows_of(data))
     trainer = TorchTrainer(build, [("c000", config)], fields=("x", "y"), seed=1)
     trainer.adopt([trainer.probe(0, rows)])
     session = trainer.start(0, trainer.allocate(trainer.nbytes(0)))
     task, size = build(config), config["batch_size"]
-    data = {f"train_{name}": field for name, field in rows.fields.items()}
+    fields = {f"train_{name}": field for name, field in rows.fields.items()}
     ways: dict[str, Callable[[], Any]] = {
-        "plain": lambda: train_epoch(task, data, size),
+        "plain": lambda: train_epoch(task, fields, size),
         "visit": lambda: session.train(0, 0, rows, should_stop=lambda: False),
-        "arena": lambda: train_epoch(session.task, data, size),
+        "arena": lambda: train_epoch(session.task, fields, size),
     }
     names, taken = list(ways), {name: [] for name in ways}
     for number in range(rounds + 1):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            all_together.wait()
             begin_s = time.perf_counter()
             ways[name]()
             if number:  # in the first one memory is found
                 taken[name].append(time.perf_counter() - begin_s)
-    step_s = statistics.median(taken["plain"]) / -(-ROWS // size)
+    return taken
+
+
+def row(taken: list[dict[str, list[float]]], size: int) -> str:
+    """Return the cells of a row: medians of ratios within a round, and their quartiles.
+
+    Args:
+        taken: seconds of each way in each round, by process.
+        size: of a minibatch, rows.
+    """
+    step_s = statistics.median(s for own in taken for s in own["plain"]) / -(-ROWS // size)
     return " | ".join([f"{1000 * step_s:.2f}", *(ratio(taken, n) for n in ("visit", "arena"))])
 
 
-def ratio(taken: dict[str, list[float]], name: str) -> str:
+def ratio(taken: list[dict[str, list[float]]], name: str) -> str:
     """Return the median of a way's ratios to the plain loop, and their quartiles."""
-    found = [own / plain for own, plain in zip(taken[name], taken["plain"], strict=True)]
+    found = [
+        sum(own[name][k] for own in taken) / sum(own["plain"][k] for own in taken)
+        for k in range(len(taken[0]["plain"]))
+    ]
     low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
