@@ -1,4 +1,4 @@
-"""What a minibatch costs: a visit's loop against a plain PyTorch loop, taking turns in one process.
+"""What a minibatch costs: a visit's loop against a plain PyTorch loop, taking turns in a process.
 
     python benchmarks/overhead_step.py [--rounds 15] [--at-once 2]
 
@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from mophpc.train.batches import InMemory
 from mophpc.train.trainer import TorchTrainer
 
 ROWS = 4000
+LIMIT_S = 120.0
+"""A process that waits so long for the others has lost one of them."""
 
 all_together: Any = None
 """The barrier of the processes that measure at the same time."""
@@ -50,14 +52,17 @@ def main() -> None:
     print("| model, minibatch | plain, ms | visit / plain | plain, in an arena / plain |")
     print("|---|---|---|---|", flush=True)
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(arguments.at_once)
-    with context.Pool(arguments.at_once, start, (barrier,)) as pool:
+    barrier = context.Barrier(arguments.at_once, timeout=LIMIT_S)
+    count = arguments.at_once
+    with ProcessPoolExecutor(count, context, initializer=start, initargs=(barrier,)) as pool:
         for data, architectures in ARCHITECTURES.items():
             for arch in architectures:
                 for size in (SMALL_BATCH, LARGE_BATCH):
                     config = {"arch": arch, "lr": 0.001, "weight_decay": 0.0001, "batch_size": size}
-                    work = partial(timed, data, config)
-                    taken = pool.map(work, [arguments.rounds] * arguments.at_once, chunksize=1)
+                    work = [
+                        pool.submit(timed, data, config, arguments.rounds) for _ in range(count)
+                    ]
+                    taken = [future.result() for future in work]
                     print(f"| {arch}, {size} | {row(taken, size)} |", flush=True)
 
 

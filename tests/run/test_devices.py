@@ -18,7 +18,7 @@ from mophpc.experiment import Device
 from mophpc.files import read_lines
 from mophpc.hop.collectives import Group
 from mophpc.hop.local import LocalTransport, LocalWorld
-from mophpc.run import devices
+from mophpc.run import devices, walking
 from mophpc.run.devices import Bound, _crowding, agree_on_devices, bind_device, local_rank_of
 from mophpc.train.device import CPU, Twin
 from mophpc.train.device import Device as Found
@@ -210,6 +210,21 @@ def test_the_cores_of_this_host_are_counted_once_for_all_ranks():
     found = on_ranks(3, lambda group, _: agree_on_devices(group, lambda: CPU, Notes()))
     cores = len(os.sched_getaffinity(0))
     assert [bound.crowding for bound in found] == [3 / cores] * 3
+
+
+def test_a_run_tells_who_looks_after_messages_how_many_ranks_share_a_core(
+    tmp_path, store, monkeypatch
+):
+    found = []
+
+    class Told(walking.Progress):
+        def __init__(self, *args: Any, crowding: float, **options: Any) -> None:
+            found.append(crowding)
+            super().__init__(*args, crowding=crowding, **options)
+
+    monkeypatch.setattr(walking, "Progress", Told)
+    run(tmp_path / "run", store, 2, **EQUAL)
+    assert found == [2 / len(os.sched_getaffinity(0))] * 2
 
 
 def test_a_failure_to_choose_is_told_when_all_ranks_listen():
