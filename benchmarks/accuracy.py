@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 from children import adopt, stop_all
 from common import ROOT, Targets, append_line, at_least, check_output, origin, refuse
+from seeds import MOST_POINTS, chance, noise, over_seeds
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 import compare_data
@@ -38,7 +38,6 @@ from loop import train_config
 
 ROWS = {"fashion": (60_000, 10_000), "criteo": (100_000, 20_000)}
 SYSTEMS = MOP, SEQUENTIAL = ("mop", "sequential")
-MOST_POINTS = 0.3
 Job = tuple[int, int, dict[str, Any], int, str]
 """Number of the config, seed, config, epochs, folder of the data."""
 
@@ -219,12 +218,10 @@ def tell(
     print(f"\n## {title}, {seeds} seeds\n")
     print("| config | sequential: mean (lowest to highest) | MOP | difference, points |")
     print("|---|---|---|---|")
-    gaps, variances = [], []
+    gaps = []
     for config, ours, theirs in zip(tried, hopped, sequential, strict=True):
         gap = 100 * (statistics.mean(ours) - statistics.mean(theirs))
         gaps.append(gap)
-        if seeds > 1:
-            variances += [statistics.variance(ours), statistics.variance(theirs)]
         name = ", ".join(f"{key}={value}" for key, value in config.items())
         cells = [f"{statistics.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})" for v in (theirs, ours)]
         print(f"| {name} | {' | '.join(cells)} | {gap:+.2f} |")
@@ -235,29 +232,18 @@ def tell(
     name = f"accuracy: MOP - sequential SGD, each config's mean over {seeds} seeds, points"
     measured = f"{inside} of {len(gaps)} configs, at most {worst:+.2f}"
     targets.row(name, f"{MOST_POINTS} or less either way", measured, met=inside == len(gaps))
-    if variances:
-        noise = 100 * math.sqrt(statistics.mean(variances) * 2 / seeds)
+    if seeds > 1:
+        sigma = noise(hopped, sequential)
+        expected = len(gaps) * chance(sigma)
         mean, error = over_seeds(hopped, sequential)
         measured = f"{mean:+.3f}, standard error over seeds {error:.3f}"
         met = abs(mean) <= MOST_POINTS
         targets.row("the same, mean of all configs", "0.3 or less", measured, met=met)
-        print(f"\nSeeds alone make a config's difference one of {noise:.2f} points (one sigma).")
-    return int(targets.missed)
-
-
-def over_seeds(hopped: list[list[float]], sequential: list[list[float]]) -> tuple[float, float]:
-    """Return the mean difference of all configs in points, and its standard error.
-
-    A seed's configs begin with the same weights and see rows in the same order, so that they err
-    together: what is independent is not a config, but a seed.
-    """
-    own = [
-        100 * (statistics.mean(ours) - statistics.mean(theirs))
-        for ours, theirs in zip(
-            zip(*hopped, strict=True), zip(*sequential, strict=True), strict=True
+        print(
+            f"\nSeeds alone make a config's difference one of {sigma:.2f} points (one sigma), and "
+            f"would leave {expected:.1f} of {len(gaps)} within {MOST_POINTS}."
         )
-    ]
-    return statistics.mean(own), statistics.stdev(own) / math.sqrt(len(own))
+    return int(targets.missed)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from common import spread
+from seeds import MOST_POINTS, chance, noise
 
 Record = dict[str, Any]
 Sample = Sequence[Any]
@@ -356,26 +357,28 @@ def verdict(values: Sequence[float], is_met: Callable[[float], bool]) -> bool | 
 def sequential(mop: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[str, str, str, bool]:
     """Return the target of equal accuracy: each config's mean over the seeds that both have."""
     common = sorted({o.seed for o in mop} & {o.seed for o in other})
-
-    def means(outcomes: Sequence[Outcome]) -> dict[int, float]:
-        last: dict[tuple[int, int], float] = {}
-        for outcome in outcomes:
-            if outcome.seed in common:
-                for r in sorted(outcome.records, key=lambda r: r["epoch"]):
-                    last[r["config"], outcome.seed] = r["accuracy"]
-        configs = sorted({config for config, _ in last})
-        return {c: statistics.mean(last[c, seed] for seed in common) for c in configs}
-
     what = f"accuracy: MOP - sequential SGD ({other[0].system}), each config, points"
+    target = f"{MOST_POINTS} or less either way"
     if len(common) < LEAST_ROUNDS:
-        measured = f"only {len(common)} seeds; {LEAST_ROUNDS} are needed"
-        return what, "0.3 or less either way", measured, False
-    ours, theirs = means(mop), means(other)
-    gaps = {c: 100 * (ours[c] - theirs[c]) for c in ours}
+        return what, target, f"only {len(common)} seeds; {LEAST_ROUNDS} are needed", False
+    ours, theirs = last_accuracies(mop, common), last_accuracies(other, common)
+    gaps = {c: 100 * (statistics.mean(ours[c]) - statistics.mean(theirs[c])) for c in ours}
     worst = max(gaps, key=lambda c: abs(gaps[c]))
-    inside = sum(abs(gap) <= 0.3 for gap in gaps.values())
+    inside = sum(abs(gap) <= MOST_POINTS for gap in gaps.values())
+    sigma = noise(list(ours.values()), list(theirs.values()))
     text = (
         f"{inside} of {len(gaps)} configs, at most {gaps[worst]:+.2f} (config {worst}), mean "
-        f"{statistics.mean(gaps.values()):+.2f}, {len(common)} seeds"
+        f"{statistics.mean(gaps.values()):+.2f}, {len(common)} seeds; seeds alone (sigma "
+        f"{sigma:.2f}) would leave {len(gaps) * chance(sigma):.1f}"
     )
-    return what, "0.3 or less either way", text, inside == len(gaps)
+    return what, target, text, inside == len(gaps)
+
+
+def last_accuracies(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> dict[int, list[float]]:
+    """Return each config's accuracies after its last epoch, in the order of seeds."""
+    last: dict[tuple[int, int], float] = {}
+    for outcome in outcomes:
+        for r in sorted(outcome.records, key=lambda r: r["epoch"]):
+            last[r["config"], outcome.seed] = r["accuracy"]
+    configs = sorted({config for config, _ in last})
+    return {c: [last[c, seed] for seed in seeds] for c in configs}

@@ -11,9 +11,11 @@ instead, so that ranks without a core of their own make real hops, and what the 
 costs can be seen. The simulator goes on from there. What it knows are the runs on the fewest ranks
 of each part and kind: seconds per row, per visit and per evaluation, and how far visits differ.
 With that it predicts every other point; on the fewest ranks it only repeats what it was told.
-Cores of one machine share its memory and more, so that each is slower when all are busy. By how
-much, plain PyTorch loops say, one alone and as many at once as there are ranks; the simulator is
-told that, too. Printed are all points, a fit (cost per visit, serial share) and the targets.
+Cores of one machine share its memory and more, so that each is slower when all are busy, and its
+speed may wander. What the machine gives, plain PyTorch loops say, as many at once as there are
+ranks, right before each run that trains and after it: the simulator is told by how much they are
+slower than beside the run on the fewest ranks. Printed are all points, a fit (cost per visit,
+serial share) and the targets.
 
 --csv is also where to go on: rounds that are in it are not run again. On a cluster:
 slurm/scaling.sbatch. Takes about 70 minutes with 3 rounds on 2 cores.
@@ -63,7 +65,8 @@ from scaling_tables import report, summarize
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 SIMULATED_RANKS = (128, 256)
-SLOWDOWN_ROUNDS = 3
+PACE_TIMES = 3
+"""Plain loops train so many times the rows of strong scaling, each."""
 
 TOML = """
 build = "{root}/benchmarks/{build}"
@@ -150,6 +153,7 @@ class Bench:
         build = "overhead_model.py:build" if case.kind == TRAINING else "sleeping_model.py:build"
         head = TOML.format(root=ROOT, build=build, epochs=case.epochs, seed=number, store=store)
         toml.write_text(head + self._space(case))
+        paces = [self._pace(case, store)]
         again = 0
         while out.exists():  # left by a run that was cut off
             again += 1
@@ -157,22 +161,18 @@ class Bench:
         self._start(toml, out, case.ranks)
         kinds = ("visit", "eval")
         records = [r for rank in events(out) for r in rank if r["kind"] in kinds]
-        slowdown = self._slowdown(case, store)
-        return Point(case, number, measured(records), slowdown, self.machine)
+        paces.append(self._pace(case, store))
+        return Point(case, number, measured(records), statistics.mean(paces), self.machine)
 
-    def _slowdown(self, case: Case, store: Path) -> float:
-        """Return how much slower plain loops are, as many at once as ranks, than one alone."""
-        if case.kind != TRAINING or case.ranks == 1 or self.launcher is not None:
+    def _pace(self, case: Case, store: Path) -> float:
+        """Return seconds per row of plain loops, as many at once as ranks."""
+        if case.kind != TRAINING or self.launcher is not None:
             return 1.0  # with a launcher, each rank is taken to have a machine of its own
-        spec = {"build": "overhead_model", "configs": [{"lr": 0.001}], "epochs": 1}
+        epochs = PACE_TIMES * self.sizes.training_rows * case.ranks // case.rows
+        spec = {"build": "overhead_model", "configs": [{"lr": 0.001}], "epochs": epochs}
         spec |= {"store": str(store), "shards": case.ranks}
         at_once = [{**spec, "only": rank} for rank in range(case.ranks)]
-        # Alternating, since the machine's speed wanders.
-        took = [
-            (plain_loops(self.folder, at_once), plain_loops(self.folder, [spec]))
-            for _ in range(SLOWDOWN_ROUNDS)
-        ]
-        return statistics.median(together / alone for together, alone in took)
+        return plain_loops(self.folder, at_once) / (epochs * case.rows)
 
     def _start(self, toml: Path, out: Path, ranks: int) -> None:
         if self.launcher is None:

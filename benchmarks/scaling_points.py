@@ -66,9 +66,10 @@ class Point:
     case: Case
     round: int
     measured: Measured
-    slowdown: float = 1.0
-    """Seconds per row of as many plain loops at once as there are ranks, over those of one alone:
-    what the machine loses, whoever computes on it. 1 where nothing is computed."""
+    pace: float = 1.0
+    """What the machine itself gives: seconds per row of plain loops, as many at once as there are
+    ranks, right before the run and after it. 1 where nothing is computed, or each rank is taken to
+    have a machine of its own."""
     machine: str = ""
     """And versions, and the date."""
 
@@ -84,12 +85,12 @@ class Reference:
     """What the simulator knows: the runs of one kind and part on the fewest ranks."""
 
     per_row_s: float
-    """On a machine that does nothing else."""
+    """At this pace of the machine."""
     overhead_s: float
     """Per visit."""
     eval_s: float
     jitter: float
-    ranks: int
+    pace: float
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Reference:
@@ -97,16 +98,26 @@ class Reference:
         least = min(point.case.ranks for point in points)
         own = [point for point in points if point.case.ranks == least]
         return cls(
-            statistics.median(p.measured.visit_s * least / p.case.rows / p.slowdown for p in own),
+            statistics.median(p.measured.visit_s * least / p.case.rows for p in own),
             max(0.0, statistics.median(p.overhead_s for p in own)),
             statistics.median(p.measured.eval_s for p in own),
             statistics.median(p.measured.visit_sd for p in own),
-            least,
+            statistics.median(p.pace for p in own),
         )
 
     def work_s(self, case: Case) -> float:
         """Return what all visits of a case take on one rank, with nothing in between."""
         return case.configs * case.epochs * case.rows * self.per_row_s
+
+    def slowdown(self, points: Iterable[Point], ranks: int) -> float:
+        """Return by how much the machine is slower on so many ranks than it was here.
+
+        That is the median of the points on so many; where there is none, the largest known.
+        """
+        points = list(points)
+        own = [point.pace for point in points if point.case.ranks == ranks]
+        found = statistics.median(own) if own else max(point.pace for point in points)
+        return found / self.pace
 
 
 def replayed_s(records: Iterable[Mapping[str, Any]]) -> float:
@@ -140,20 +151,13 @@ def measured(records: Sequence[Mapping[str, Any]]) -> Measured:
     )
 
 
-def slowdown_of(points: Iterable[Point], ranks: int) -> float:
-    """Return the median slowdown of points on so many ranks, or the largest known there is."""
-    points = list(points)
-    own = [point.slowdown for point in points if point.case.ranks == ranks]
-    return statistics.median(own) if own else max(point.slowdown for point in points)
-
-
 def simulated_s(case: Case, known: Reference, slowdown: float = 1.0) -> float:
     """Return the makespan that the simulator gives a case, the mean of some realities.
 
     Args:
         case: the experiment.
         known: what its visits cost.
-        slowdown: of the machine by computing on all of these ranks at once.
+        slowdown: of the machine by computing on all of these ranks at once, and by the hour.
     """
     visit_s = slowdown * known.per_row_s * case.rows / case.ranks + known.overhead_s
     visit_s *= math.exp(-(known.jitter**2) / 2)  # what is drawn has this mean, not this median
@@ -218,8 +222,8 @@ def fit(cases: Sequence[Case], work_s: Sequence[float], makespan_s: Sequence[flo
 _CASE = [field.name for field in fields(Case)]
 _MEASURED = [field.name for field in fields(Measured)]
 _MAY_BE_ZERO = ("visit_sd", "eval_s")
-_FOLLOWS = ["overhead_s", "work_s", "predicted_s", "error"]
-COLUMNS = [*_CASE, "round", *_MEASURED, "slowdown", *_FOLLOWS, "machine"]
+_FOLLOWS = ["overhead_s", "work_s", "slowdown", "predicted_s", "error"]
+COLUMNS = [*_CASE, "round", *_MEASURED, "pace", *_FOLLOWS, "machine"]
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -290,12 +294,12 @@ def _point_of(words: Sequence[str], where: str) -> Point | None:
         return None
     case = Case(row["part"], row["kind"], *(whole(name, 1) for name in _CASE[2:]))
     took = Measured(*(number(name) for name in _MEASURED))
-    return Point(case, whole("round", 0), took, number("slowdown"), row["machine"])
+    return Point(case, whole("round", 0), took, number("pace"), row["machine"])
 
 
 def row_of(point: Point) -> dict[str, Any]:
     """Return a point as a row of the CSV."""
-    more = {"round": point.round, "overhead_s": point.overhead_s, "slowdown": point.slowdown}
+    more = {"round": point.round, "overhead_s": point.overhead_s, "pace": point.pace}
     return asdict(point.case) | asdict(point.measured) | more | {"machine": point.machine}
 
 

@@ -23,7 +23,6 @@ from scaling_points import (
     fit,
     row_of,
     simulated_s,
-    slowdown_of,
 )
 
 MOST_OVERHEAD_S, MOST_ERROR = 0.01, 0.05
@@ -57,20 +56,20 @@ def _of_kind(points: Sequence[Point]) -> list[Row]:
     for point in points:
         rounds[point.round].append(point)
     least = min(point.case.ranks for point in points)
-    found: dict[tuple[int, Case], tuple[float, float]] = {}
+    found: dict[tuple[int, Case], Row] = {}
     for number, mine in rounds.items():
         whole = any(point.case.ranks == least for point in mine)
         known = Reference.of(mine if whole else points)
         for point in mine:
-            slowdown = slowdown_of(mine, point.case.ranks)
+            slowdown = known.slowdown(mine, point.case.ranks)
             told_s = simulated_s(point.case, known, slowdown)
-            found[number, point.case] = (told_s, known.work_s(point.case))
-    rows = []
-    for point in points:
-        told_s, work_s = found[point.round, point.case]
-        more = {"work_s": work_s, "predicted_s": told_s}
-        rows.append(row_of(point) | more | {"error": told_s / point.measured.makespan_s - 1})
-    return rows
+            found[number, point.case] = {
+                "work_s": known.work_s(point.case),
+                "slowdown": slowdown,
+                "predicted_s": told_s,
+                "error": told_s / point.measured.makespan_s - 1,
+            }
+    return [row_of(point) | found[point.round, point.case] for point in points]
 
 
 def _beyond(points: Sequence[Point], further: Sequence[int]) -> list[Row]:
@@ -86,7 +85,7 @@ def _beyond(points: Sequence[Point], further: Sequence[int]) -> list[Row]:
             case = replace(
                 case, configs=round(largest.configs * times), rows=round(largest.rows * times)
             )
-        span_s = simulated_s(case, known, slowdown_of(own, ranks))
+        span_s = simulated_s(case, known, known.slowdown(own, ranks))
         more = {"work_s": known.work_s(case), "predicted_s": span_s}
         rows.append(asdict(case) | more)
     return rows
@@ -101,7 +100,7 @@ def report(rows: Sequence[Row], plot: Path | None) -> bool:
         print(f"- {machine}")
     print(
         "\nMedians over the rounds of a point; what the simulator says is of the same round.\n"
-        "\n| part | kind | ranks | configs | rounds | makespan s | plain loops at once, slower by "
+        "\n| part | kind | ranks | configs | rounds | makespan s | plain loops, slower by "
         "| simulator s | off by | work per second, over one rank's | overhead per visit ms |"
         "\n|---|---|---|---|---|---|---|---|---|---|---|"
     )

@@ -138,6 +138,19 @@ def test_seeds_are_what_is_independent(accuracy, capsys):
     assert "standard error" not in capsys.readouterr().out
 
 
+def test_what_seeds_alone_would_do_is_told(accuracy, capsys):
+    seeds = importlib.import_module("seeds")
+    # Each method's own seeds are 0.3 points apart (one sigma): means of three, by 0.3 * sqrt(2/3).
+    spread = [0.897, 0.9, 0.903]
+    assert seeds.noise([spread], [spread]) == pytest.approx(0.3 * (2 / 3) ** 0.5)
+    assert seeds.chance(0.3) == pytest.approx(0.6827, abs=1e-4)
+    assert seeds.chance(0.0) == 1.0
+    configs = [{"lr": n} for n in range(4)]
+    accuracy.tell("x", configs, [spread] * 4, [spread] * 4)
+    out = capsys.readouterr().out
+    assert "0.24 points (one sigma), and would leave 3.1 of 4 within 0.3" in out
+
+
 def test_help_says_how_long_it_takes(accuracy, capsys):
     with pytest.raises(SystemExit):
         accuracy.main(["--help"])

@@ -145,6 +145,7 @@ def test_goals_compare_within_a_round(tables):
     assert few["network bytes of the same: DDP / MOP"] is None
     text, met = goals["accuracy: MOP - sequential SGD (celery), each config, points"]
     assert (text[:19], met) == ("2 of 2 configs, at ", True)
+    assert text.endswith("3 seeds; seeds alone (sigma 0.00) would leave 2.0")
 
 
 def test_equal_accuracy_is_not_claimed_from_too_few_seeds(tables):

@@ -83,24 +83,24 @@ def test_training_up_to_the_cores_and_sleeping_beyond_them():
 def test_a_simulation_from_the_fewest_ranks():
     points = [made_up(case) for case in cases_of(WEAK)]
     known = Reference.of(points)
-    assert (known.per_row_s, known.overhead_s, known.ranks) == pytest.approx((0.01, 0.005, 1))
+    assert (known.per_row_s, known.overhead_s, known.pace) == pytest.approx((0.01, 0.005, 1))
     for point in points:
         assert simulated_s(point.case, known) == pytest.approx(point.measured.makespan_s)
     assert known.work_s(points[-1].case) == pytest.approx(16 * 320 * 0.01)
 
 
 def test_cores_of_one_machine_are_slower_together():
-    # 2 ranks take 1.2 times as long per row, and so do 2 plain loops at once.
+    # 2 ranks take 1.2 times as long per row, and so do 2 plain loops at once, beside these runs.
     alone, together = (scaling.make_case(WEAK, TRAINING, n, 2, scaling.FULL) for n in (1, 2))
-    busy = replace(made_up(together, per_row_s=0.012), slowdown=1.2)
-    points = [made_up(alone), busy]
+    busy = replace(made_up(together, per_row_s=0.012), pace=0.0036)
+    points = [replace(made_up(alone), pace=0.003), busy]
     rows = scaling_tables.summarize(points, [4])
     assert [row["error"] for row in rows[:2]] == pytest.approx([0.0, 0.0])
     assert (rows[-1]["ranks"], rows[-1]["predicted_s"]) == (
         4, pytest.approx(16 * 2 * (12_000 * 0.012 + 0.005))
     )  # fmt: skip
-    assert Reference.of([busy]).per_row_s == pytest.approx(0.01)
-    assert from_csv(to_csv(rows))[1].slowdown == pytest.approx(1.2)
+    assert [row["slowdown"] for row in rows[:2]] == pytest.approx([1.0, 1.2])
+    assert from_csv(to_csv(rows))[1].pace == pytest.approx(0.0036)
 
 
 def test_rounds_of_machines_that_are_not_as_fast(capsys):
@@ -127,7 +127,7 @@ def test_rounds_of_machines_that_are_not_as_fast(capsys):
 
 def test_jitter_makes_no_visit_longer_in_the_mean():
     case = Case(WEAK, SLEEPING, 1, 400, 1, 10)
-    span = simulated_s(case, Reference(0.01, 0.0, 0.0, jitter=0.4, ranks=1))
+    span = simulated_s(case, Reference(0.01, 0.0, 0.0, jitter=0.4, pace=1.0))
     assert span == pytest.approx(40.0, rel=0.03)  # 43.3 where the median is taken for the mean
 
 
@@ -235,10 +235,10 @@ def nothing_runs(monkeypatch):
         ("weak,sleeping,2", "weak,simulated,2", "line 3, column makespan_s: '1.62' is given;"),
         (",1.62,", ",,", "line 3, column makespan_s: '' is given; allowed: numbers above 0"),
         (",1.62,", ",nan,", "line 3, column makespan_s: 'nan' is given; allowed: numbers above 0"),
-        (",1.62,", ",", "line 3 has 17 columns; allowed: 18"),
+        (",1.62,", ",", "line 3 has 18 columns; allowed: 19"),
         ("part,kind,", "part,", "line 1, column 2: 'ranks' is given; allowed: 'kind'"),
-        (",error,machine", ",error", "line 1, column 18: '' is given; allowed: 'machine'"),
-        (",machine", ",machine,x", "line 1 has 19 columns; allowed: 18"),
+        (",error,machine", ",error", "line 1, column 19: '' is given; allowed: 'machine'"),
+        (",machine", ",machine,x", "line 1 has 20 columns; allowed: 19"),
     ],
 )
 @pytest.mark.usefixtures("nothing_runs")
