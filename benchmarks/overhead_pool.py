@@ -35,6 +35,7 @@ import mop
 import torch
 from compare import ROWS
 from compare_model import build, configs
+from compare_tables import said
 from driver import Spec
 from loop import evaluate, load, train_epoch
 
@@ -75,10 +76,8 @@ def main() -> None:
     for name in ("makespan", "training", "processors"):
         pool, own = ([getattr(one[way], name) for one in rounds] for way in ("pool", "mophpc"))
         ratios = [b / a for a, b in zip(pool, own, strict=True)]
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(
-            f"| {name} | {statistics.median(pool):.1f} | {statistics.median(own):.1f} | {spread} |"
-        )
+        middles = " | ".join(f"{statistics.median(values):.1f}" for values in (pool, own))
+        print(f"| {name} | {middles} | {said(ratios, 3)} |")
 
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Taken]]:

@@ -157,7 +157,8 @@ def simulated_s(case: Case, known: Reference, slowdown: float = 1.0) -> float:
     Args:
         case: the experiment.
         known: what its visits cost.
-        slowdown: of the machine by computing on all of these ranks at once, and by the hour.
+        slowdown: of the machine by computing on all of these ranks at once, and at another
+            time than that of the runs that are known.
     """
     visit_s = slowdown * known.per_row_s * case.rows / case.ranks + known.overhead_s
     visit_s *= math.exp(-(known.jitter**2) / 2)  # what is drawn has this mean, not this median
